@@ -94,16 +94,16 @@ typedef struct kvsim_ctx kvsim_ctx;
 
 /** @name Log levels
  * @{ */
-#define KVSIM_LOG_ERROR 1
+#define KVSIM_LOG_ERROR   1
 #define KVSIM_LOG_WARNING 2
-#define KVSIM_LOG_INFO 3
-#define KVSIM_LOG_DEBUG 4
+#define KVSIM_LOG_INFO    3
+#define KVSIM_LOG_DEBUG   4
 /** @} */
 
 /** @name Backends
  * @{ */
 #define KVSIM_BACKEND_AUTO 0 /**< the best that can run here; falls back to the CPU with a log line */
-#define KVSIM_BACKEND_CPU 1  /**< the CPU */
+#define KVSIM_BACKEND_CPU  1 /**< the CPU */
 #define KVSIM_BACKEND_CUDA 2 /**< a CUDA device, or KVSIM_E_BACKEND with the reason */
 /** @} */
 
@@ -146,7 +146,7 @@ typedef struct kvsim_options {
 } kvsim_options;
 
 /** All defaults. */
-#define KVSIM_OPTIONS_INIT \
+#define KVSIM_OPTIONS_INIT                                                                                             \
     { sizeof(kvsim_options), 0, 0, 0, NULL, NULL, NULL, NULL, NULL, NULL, 0 }
 
 /** Fill `options` with the defaults; for languages that cannot use the macro. */
@@ -181,19 +181,19 @@ KVSIM_API void kvsim_ctx_clear(kvsim_ctx *ctx);
 /** @name Element type codes
  * The numeric codes of DLPack 1.1 (`DLDataTypeCode`); `bits` tells f16 from f32.
  * @{ */
-#define KVSIM_DTYPE_INT 0         /**< 8 bits (with a scale); 32 or 64 in columns of a result */
-#define KVSIM_DTYPE_UINT 1        /**< only in columns of a result */
-#define KVSIM_DTYPE_FLOAT 2       /**< IEEE 754, 16 or 32 bits; 64 only in columns of a result and as a scale */
-#define KVSIM_DTYPE_OPAQUE 3      /**< bytes with an unknown inner layout, bits = 8 */
-#define KVSIM_DTYPE_BFLOAT 4      /**< bfloat16, bits = 16 */
-#define KVSIM_DTYPE_F8_E4M3FN 10  /**< OCP 8-bit float, 4 exponent bits, no infinity, bits = 8 (arXiv 2209.05433) */
-#define KVSIM_DTYPE_F8_E5M2 12    /**< OCP 8-bit float, 5 exponent bits, bits = 8 (arXiv 2209.05433) */
+#define KVSIM_DTYPE_INT       0  /**< 8 bits (with a scale); 32 or 64 in columns of a result */
+#define KVSIM_DTYPE_UINT      1  /**< only in columns of a result */
+#define KVSIM_DTYPE_FLOAT     2  /**< IEEE 754, 16 or 32 bits; 64 only in columns of a result and as a scale */
+#define KVSIM_DTYPE_OPAQUE    3  /**< bytes with an unknown inner layout, bits = 8 */
+#define KVSIM_DTYPE_BFLOAT    4  /**< bfloat16, bits = 16 */
+#define KVSIM_DTYPE_F8_E4M3FN 10 /**< OCP 8-bit float, 4 exponent bits, no infinity, bits = 8 (arXiv 2209.05433) */
+#define KVSIM_DTYPE_F8_E5M2   12 /**< OCP 8-bit float, 5 exponent bits, bits = 8 (arXiv 2209.05433) */
 /** @} */
 
 /** @name Device codes
  * The numeric codes of DLPack 1.1 (`DLDeviceType`).
  * @{ */
-#define KVSIM_DEVICE_CPU 1  /**< host memory; 0 in a descriptor means this too */
+#define KVSIM_DEVICE_CPU  1 /**< host memory; 0 in a descriptor means this too */
 #define KVSIM_DEVICE_CUDA 2 /**< memory of a CUDA device */
 /** @} */
 
@@ -215,7 +215,7 @@ typedef struct kvsim_tensor {
 } kvsim_tensor;
 
 /** All zero but the size. */
-#define KVSIM_TENSOR_INIT \
+#define KVSIM_TENSOR_INIT                                                                                              \
     { sizeof(kvsim_tensor), 0, 0, 0, 0, 0, 0, 0, 0, NULL, NULL, NULL }
 
 /** Fill `tensor` with the defaults; for languages that cannot use the macro. */
@@ -227,9 +227,9 @@ KVSIM_API void kvsim_tensor_init(kvsim_tensor *tensor);
 
 /** @name Kinds
  * @{ */
-#define KVSIM_KIND_KEY 1   /**< keys, as stored (after RoPE where the engine stores them so) */
+#define KVSIM_KIND_KEY   1 /**< keys, as stored (after RoPE where the engine stores them so) */
 #define KVSIM_KIND_VALUE 2 /**< values */
-#define KVSIM_KIND_BOTH 3  /**< keys and values in one call */
+#define KVSIM_KIND_BOTH  3 /**< keys and values in one call */
 /** @} */
 
 /**
@@ -238,21 +238,21 @@ KVSIM_API void kvsim_tensor_init(kvsim_tensor *tensor);
  * they lie in memory, so a permuted view serves for any other order. In `2D` the first half of the last axis is
  * the key, in `2B` and `B2` index 0 is.
  * @{ */
-#define KVSIM_LAYOUT_BNHD 1   /**< [B, N, H, D]; the default (0) */
-#define KVSIM_LAYOUT_BHND 2   /**< [B, H, N, D] */
-#define KVSIM_LAYOUT_BHN2D 3  /**< [B, H, N, 2*D], keys and values packed (vLLM >= 0.29) */
-#define KVSIM_LAYOUT_BNH2D 4  /**< [B, N, H, 2*D], packed */
-#define KVSIM_LAYOUT_2BNHD 5  /**< [2, B, N, H, D], packed (FlashAttention in vLLM <= 0.27) */
-#define KVSIM_LAYOUT_B2NHD 6  /**< [B, 2, N, H, D], packed (FlashInfer) */
+#define KVSIM_LAYOUT_BNHD   1 /**< [B, N, H, D]; the default (0) */
+#define KVSIM_LAYOUT_BHND   2 /**< [B, H, N, D] */
+#define KVSIM_LAYOUT_BHN2D  3 /**< [B, H, N, 2*D], keys and values packed (vLLM >= 0.29) */
+#define KVSIM_LAYOUT_BNH2D  4 /**< [B, N, H, 2*D], packed */
+#define KVSIM_LAYOUT_2BNHD  5 /**< [2, B, N, H, D], packed (FlashAttention in vLLM <= 0.27) */
+#define KVSIM_LAYOUT_B2NHD  6 /**< [B, 2, N, H, D], packed (FlashInfer) */
 #define KVSIM_LAYOUT_OPAQUE 7 /**< [B, bytes] of KVSIM_DTYPE_OPAQUE: exact duplicates only */
 /** @} */
 
 /** @name Scale modes
  * A stored element s stands for s * scale.
  * @{ */
-#define KVSIM_SCALE_NONE 0       /**< 1 */
-#define KVSIM_SCALE_TENSOR 1     /**< one scale: shape [] or [1] */
-#define KVSIM_SCALE_HEAD 2       /**< one for each head: [H] */
+#define KVSIM_SCALE_NONE       0 /**< 1 */
+#define KVSIM_SCALE_TENSOR     1 /**< one scale: shape [] or [1] */
+#define KVSIM_SCALE_HEAD       2 /**< one for each head: [H] */
 #define KVSIM_SCALE_TOKEN_HEAD 3 /**< one for each slot and head: [B, N, H]; part of a page's stored bytes */
 /** @} */
 
@@ -313,10 +313,10 @@ typedef struct kvsim_pages {
 } kvsim_pages;
 
 /** All defaults. */
-#define KVSIM_PAGES_INIT                                                                                          \
-    {                                                                                                             \
-        sizeof(kvsim_pages), 0, 0, 0, 0, 0, 0, NULL, NULL, NULL, NULL, NULL, 0, 0, 0, NULL, 0, NULL, NULL, NULL, \
-            NULL, NULL, 0, 0                                                                                      \
+#define KVSIM_PAGES_INIT                                                                                               \
+    {                                                                                                                  \
+        sizeof(kvsim_pages), 0, 0, 0, 0, 0, 0, NULL, NULL, NULL, NULL, NULL, 0, 0, 0, NULL, 0, NULL, NULL, NULL, NULL, \
+            NULL, 0, 0                                                                                                 \
     }
 
 /** Fill `pages` with the defaults; for languages that cannot use the macro. */
@@ -339,8 +339,8 @@ KVSIM_API uint64_t kvsim_page_count(const kvsim_ctx *ctx);
 /** @name Rotary styles
  * Which channels of a head form the rotated pairs (RoPE, arXiv 2104.09864).
  * @{ */
-#define KVSIM_ROPE_NONE 0        /**< unknown or no rotation: de-rotated views are refused */
-#define KVSIM_ROPE_HALF 1        /**< channel i with i + rotary/2 (GPT-NeoX, Hugging Face Llama) */
+#define KVSIM_ROPE_NONE        0 /**< unknown or no rotation: de-rotated views are refused */
+#define KVSIM_ROPE_HALF        1 /**< channel i with i + rotary/2 (GPT-NeoX, Hugging Face Llama) */
 #define KVSIM_ROPE_INTERLEAVED 2 /**< channel 2i with 2i + 1 (GPT-J, original Llama) */
 /** @} */
 
@@ -357,7 +357,7 @@ typedef struct kvsim_rope {
 } kvsim_rope;
 
 /** No rotation known. */
-#define KVSIM_ROPE_INIT \
+#define KVSIM_ROPE_INIT                                                                                                \
     { sizeof(kvsim_rope), 0, 0.0, 0, 0 }
 
 /** Fill `rope` with the defaults; for languages that cannot use the macro. */
@@ -375,8 +375,8 @@ KVSIM_API kvsim_status kvsim_set_rope(kvsim_ctx *ctx, const kvsim_rope *rope);
 
 /** @name Metrics (bits of `metrics`)
  * @{ */
-#define KVSIM_METRIC_COSINE 1u  /**< x.y / (|x||y|) */
-#define KVSIM_METRIC_L2 2u      /**< |x - y| and the relative error |x - y| / |x|, x the later page */
+#define KVSIM_METRIC_COSINE  1u /**< x.y / (|x||y|) */
+#define KVSIM_METRIC_L2      2u /**< |x - y| and the relative error |x - y| / |x|, x the later page */
 #define KVSIM_METRIC_HAMMING 4u /**< share of differing codes: quantised codes, and sign bits */
 #define KVSIM_METRIC_JACCARD 8u /**< |A and B| / |A or B| of the active sets {i : |x_i| > tau} */
 /** @} */
@@ -384,22 +384,22 @@ KVSIM_API kvsim_status kvsim_set_rope(kvsim_ctx *ctx, const kvsim_rope *rope);
 /** @name Views (bits of `views`)
  * What is done to a page before it is compared; docs/metrics.md says why.
  * @{ */
-#define KVSIM_VIEW_RAW 1u                 /**< as in memory; always computed */
-#define KVSIM_VIEW_CENTERED 2u            /**< minus the group's mean vector per (head, channel) */
-#define KVSIM_VIEW_DEROTATED 4u           /**< keys: RoPE undone; values as raw */
-#define KVSIM_VIEW_DEROTATED_CENTERED 8u  /**< both, in that order */
+#define KVSIM_VIEW_RAW                1u /**< as in memory; always computed */
+#define KVSIM_VIEW_CENTERED           2u /**< minus the group's mean vector per (head, channel) */
+#define KVSIM_VIEW_DEROTATED          4u /**< keys: RoPE undone; values as raw */
+#define KVSIM_VIEW_DEROTATED_CENTERED 8u /**< both, in that order */
 /** @} */
 
 /** @name Pair filters
  * @{ */
-#define KVSIM_PAIRS_ALL 1                 /**< all pairs of a group; the default (0) */
+#define KVSIM_PAIRS_ALL                 1 /**< all pairs of a group; the default (0) */
 #define KVSIM_PAIRS_DIFFERENT_SEQUENCES 2 /**< pairs inside one sequence dropped from every figure */
 /** @} */
 
 /** @name Flags of kvsim_compute_options
  * @{ */
-#define KVSIM_COMPUTE_PER_HEAD 1u    /**< besides, each KV head's pages (`N x D`) as groups of their own */
-#define KVSIM_COMPUTE_BEST_MATCH 2u  /**< fill the table `matches`: each page's best earlier page */
+#define KVSIM_COMPUTE_PER_HEAD    1u /**< besides, each KV head's pages (`N x D`) as groups of their own */
+#define KVSIM_COMPUTE_BEST_MATCH  2u /**< fill the table `matches`: each page's best earlier page */
 #define KVSIM_COMPUTE_ASSIGNMENTS 4u /**< fill the table `assignments`: which page a removed page would share */
 /** @} */
 
@@ -414,12 +414,12 @@ KVSIM_API kvsim_status kvsim_set_rope(kvsim_ctx *ctx, const kvsim_rope *rope);
 
 /** Options of `kvsim_compute`. Zero means the default for every field. */
 typedef struct kvsim_compute_options {
-    uint32_t struct_size; /**< sizeof(kvsim_compute_options) */
-    uint32_t metrics;     /**< KVSIM_METRIC_*; 0 = all four. Cosine and L2 are always computed (one Gram) */
-    uint32_t views;       /**< KVSIM_VIEW_*; 0 = raw. Raw is always added */
-    uint32_t flags;       /**< KVSIM_COMPUTE_* */
-    int32_t pairs;        /**< KVSIM_PAIRS_* */
-    uint32_t top_k;       /**< most similar pairs kept of each group; 0 = 16, KVSIM_TOP_NONE = none; at most 65,536 */
+    uint32_t struct_size;  /**< sizeof(kvsim_compute_options) */
+    uint32_t metrics;      /**< KVSIM_METRIC_*; 0 = all four. Cosine and L2 are always computed (one Gram) */
+    uint32_t views;        /**< KVSIM_VIEW_*; 0 = raw. Raw is always added */
+    uint32_t flags;        /**< KVSIM_COMPUTE_* */
+    int32_t pairs;         /**< KVSIM_PAIRS_* */
+    uint32_t top_k;        /**< most similar pairs kept of each group; 0 = 16, KVSIM_TOP_NONE = none; at most 65,536 */
     uint32_t hamming_bits; /**< bits of a code: 8 or 4; 0 = 8. Sign bits (1) are always reported beside */
     uint32_t threshold_count; /**< length of `thresholds`; at most KVSIM_MAX_LEVELS */
     const double *thresholds; /**< cosine thresholds in [-1, 1], rising; NULL = 0.9, 0.95, 0.99 */
@@ -437,10 +437,8 @@ typedef struct kvsim_compute_options {
 } kvsim_compute_options;
 
 /** All defaults. */
-#define KVSIM_COMPUTE_OPTIONS_INIT                                                                           \
-    {                                                                                                        \
-        sizeof(kvsim_compute_options), 0, 0, 0, 0, 0, 0, 0, NULL, NULL, 0, 0, 0.0, NULL, NULL \
-    }
+#define KVSIM_COMPUTE_OPTIONS_INIT                                                                                     \
+    { sizeof(kvsim_compute_options), 0, 0, 0, 0, 0, 0, 0, NULL, NULL, 0, 0, 0.0, NULL, NULL }
 
 /** Fill `options` with the defaults; for languages that cannot use the macro. */
 KVSIM_API void kvsim_compute_options_init(kvsim_compute_options *options);
@@ -461,7 +459,8 @@ typedef struct kvsim_result kvsim_result;
  * d^2 < 2^-8 (|x|^2 + |y|^2) are sums of squared differences, not taken from the Gram.
  *
  * @param options NULL for the defaults
- * @param out [owned] the result, for `kvsim_result_destroy`, which must come before `kvsim_ctx_destroy`; NULL on failure
+ * @param out [owned] the result, for `kvsim_result_destroy`, which must come before `kvsim_ctx_destroy`; NULL on
+ * failure
  * @return KVSIM_OK (also when there is no pair to compare), KVSIM_E_INVALID, KVSIM_E_NOMEM, KVSIM_E_CANCELLED,
  *         KVSIM_E_UNSUPPORTED (de-rotated view without RoPE facts)
  */
@@ -493,7 +492,7 @@ typedef struct kvsim_column {
 } kvsim_column;
 
 /** All zero but the size. */
-#define KVSIM_COLUMN_INIT \
+#define KVSIM_COLUMN_INIT                                                                                              \
     { sizeof(kvsim_column), 0, 0, 0, 0, 0, NULL, NULL, NULL, NULL }
 
 /**
@@ -525,7 +524,7 @@ typedef struct kvsim_report_options {
 } kvsim_report_options;
 
 /** All defaults. */
-#define KVSIM_REPORT_OPTIONS_INIT \
+#define KVSIM_REPORT_OPTIONS_INIT                                                                                      \
     { sizeof(kvsim_report_options), 0, NULL, NULL, NULL, NULL }
 
 /** Fill `options` with the defaults; for languages that cannot use the macro. */

@@ -65,10 +65,10 @@ KVSIM_API const char *kvsim_snapshot_metadata(const kvsim_snapshot *snapshot, co
 
 /** @name Schemas
  * @{ */
-#define KVSIM_SCHEMA_NONE 0  /**< tensors of no known schema (model weights, say) */
-#define KVSIM_SCHEMA_DUMP 1  /**< kvsim.dump.v1: `[tokens, H, D]` for each sequence, layer and kind */
+#define KVSIM_SCHEMA_NONE  0 /**< tensors of no known schema (model weights, say) */
+#define KVSIM_SCHEMA_DUMP  1 /**< kvsim.dump.v1: `[tokens, H, D]` for each sequence, layer and kind */
 #define KVSIM_SCHEMA_PAGED 2 /**< kvsim.paged.v1: a pool of physical blocks with block tables */
-#define KVSIM_SCHEMA_NPY 3   /**< a bare array `[pages, N, H, D]` */
+#define KVSIM_SCHEMA_NPY   3 /**< a bare array `[pages, N, H, D]` */
 /** @} */
 
 /** What a snapshot says of itself. Filled by the library: it writes min(struct_size, its own size) bytes. */
@@ -91,11 +91,8 @@ typedef struct kvsim_snapshot_info {
 } kvsim_snapshot_info;
 
 /** All zero but the sizes. */
-#define KVSIM_SNAPSHOT_INFO_INIT                                                                                \
-    {                                                                                                           \
-        sizeof(kvsim_snapshot_info), 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, {sizeof(kvsim_rope), 0, 0.0, 0, 0}, NULL, \
-            0                                                                                                   \
-    }
+#define KVSIM_SNAPSHOT_INFO_INIT                                                                                       \
+    { sizeof(kvsim_snapshot_info), 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, {sizeof(kvsim_rope), 0, 0.0, 0, 0}, NULL, 0 }
 
 /**
  * Read the schema and its facts, checked against the tensors.
@@ -106,17 +103,17 @@ KVSIM_API kvsim_status kvsim_snapshot_get_info(kvsim_ctx *ctx, const kvsim_snaps
 
 /** Options of `kvsim_snapshot_add_pages`. Zero means the default for every field. */
 typedef struct kvsim_snapshot_pages {
-    uint32_t struct_size; /**< sizeof(kvsim_snapshot_pages) */
-    int32_t kind;         /**< KVSIM_KIND_*; 0 = both. For an npy file the kind of its pages; 0 = key */
-    int32_t page_tokens;  /**< cut sequences of a dump into pages of this many tokens; 0 = as the file says */
-    int32_t layer;        /**< of the pages of an npy file */
-    const int32_t *layers; /**< layers to add, rising; NULL = all */
-    uint64_t layer_count;  /**< length of `layers` */
+    uint32_t struct_size;   /**< sizeof(kvsim_snapshot_pages) */
+    int32_t kind;           /**< KVSIM_KIND_*; 0 = both. For an npy file the kind of its pages; 0 = key */
+    int32_t page_tokens;    /**< cut sequences of a dump into pages of this many tokens; 0 = as the file says */
+    int32_t layer;          /**< of the pages of an npy file */
+    const int32_t *layers;  /**< layers to add, rising; NULL = all */
+    uint64_t layer_count;   /**< length of `layers` */
     int64_t first_sequence; /**< added to the sequence numbers, so that several files do not mix; 0.. */
 } kvsim_snapshot_pages;
 
 /** All defaults. */
-#define KVSIM_SNAPSHOT_PAGES_INIT \
+#define KVSIM_SNAPSHOT_PAGES_INIT                                                                                      \
     { sizeof(kvsim_snapshot_pages), 0, 0, 0, NULL, 0, 0 }
 
 /**
@@ -133,17 +130,17 @@ KVSIM_API kvsim_status kvsim_snapshot_add_pages(kvsim_ctx *ctx, const kvsim_snap
 
 /** A dump to write in the schema kvsim.dump.v1. */
 typedef struct kvsim_dump {
-    uint32_t struct_size; /**< sizeof(kvsim_dump) */
-    int32_t layers;       /**< number of layers */
-    int32_t kv_heads;     /**< H */
-    int32_t head_dim;     /**< D */
-    int32_t page_tokens;  /**< N, as the engine pages them */
-    uint8_t dtype_code;   /**< KVSIM_DTYPE_FLOAT or _BFLOAT */
-    uint8_t dtype_bits;   /**< 16 or 32 */
-    uint16_t reserved;    /**< 0 */
-    kvsim_rope rope;      /**< how the stored keys were rotated */
-    const char *model;    /**< name; NULL = "" */
-    int64_t sequences;    /**< number of sequences */
+    uint32_t struct_size;         /**< sizeof(kvsim_dump) */
+    int32_t layers;               /**< number of layers */
+    int32_t kv_heads;             /**< H */
+    int32_t head_dim;             /**< D */
+    int32_t page_tokens;          /**< N, as the engine pages them */
+    uint8_t dtype_code;           /**< KVSIM_DTYPE_FLOAT or _BFLOAT */
+    uint8_t dtype_bits;           /**< 16 or 32 */
+    uint16_t reserved;            /**< 0 */
+    kvsim_rope rope;              /**< how the stored keys were rotated */
+    const char *model;            /**< name; NULL = "" */
+    int64_t sequences;            /**< number of sequences */
     const int64_t *lengths;       /**< [sequences] tokens of each, >= 1 */
     const int32_t *const *tokens; /**< [sequences] token ids of each, [lengths[s]] */
     const char *const *prompts;   /**< [sequences] UTF-8 prompt texts; NULL = none */
@@ -157,10 +154,10 @@ typedef struct kvsim_dump {
 } kvsim_dump;
 
 /** All zero but the sizes. */
-#define KVSIM_DUMP_INIT                                                                                              \
-    {                                                                                                                \
-        sizeof(kvsim_dump), 0, 0, 0, 0, 0, 0, 0, {sizeof(kvsim_rope), 0, 0.0, 0, 0}, NULL, 0, NULL, NULL, NULL, NULL, \
-            NULL                                                                                                     \
+#define KVSIM_DUMP_INIT                                                                                                \
+    {                                                                                                                  \
+        sizeof(kvsim_dump), 0, 0, 0, 0, 0, 0, 0, {sizeof(kvsim_rope), 0, 0.0, 0, 0}, NULL, 0, NULL, NULL, NULL, NULL,  \
+            NULL                                                                                                       \
     }
 
 /**

@@ -38,7 +38,8 @@ kvsim__base *kvsim__ctx_base(kvsim_ctx *ctx);
 /** Set the base up from options that have been read; NULL = defaults. */
 void kvsim__base_init(kvsim__base *base, const kvsim_options *options);
 
-/** `count` items of `size` bytes, aligned to 64, not cleared; NULL when out of memory or on overflow. `count` 0 gives one item. */
+/** `count` items of `size` bytes, aligned to 64, not cleared; NULL when out of memory or on overflow. `count` 0 gives
+ * one item. */
 void *kvsim__allocate(kvsim__base *base, size_t count, size_t size);
 
 /** As kvsim__allocate, cleared to zero. */
