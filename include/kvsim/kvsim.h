@@ -41,6 +41,7 @@
 #if defined(_WIN32)
 #define KVSIM_API
 #else
+/** Marks what the shared library exports. */
 #define KVSIM_API __attribute__((visibility("default")))
 #endif
 
@@ -58,6 +59,7 @@ typedef int32_t kvsim_status;
 /** @name Statuses
  * Numbers are pinned; the gaps are room for finer ones.
  * @{ */
+/** Success. */
 #define KVSIM_OK ((kvsim_status)0)
 /** An argument is outside what its text allows; nothing was changed. */
 #define KVSIM_E_INVALID ((kvsim_status)-10)
@@ -79,10 +81,17 @@ typedef int32_t kvsim_status;
 #define KVSIM_E_INTERNAL ((kvsim_status)-100)
 /** @} */
 
-/** Short English name of a status, "out of memory" for example. [borrowed] static, never NULL. */
+/**
+ * Short English name of a status, "out of memory" for example.
+ * @param status any number
+ * @return [borrowed] static text, never NULL
+ */
 KVSIM_API const char *kvsim_status_string(kvsim_status status);
 
-/** Release of the library that is running, "0.1.0". [borrowed] static. */
+/**
+ * Release of the library that is running.
+ * @return [borrowed] static text, "0.1.0" for example
+ */
 KVSIM_API const char *kvsim_version_string(void);
 
 /* ------------------------------------------------------------------------------------------------
@@ -94,10 +103,10 @@ typedef struct kvsim_ctx kvsim_ctx;
 
 /** @name Log levels
  * @{ */
-#define KVSIM_LOG_ERROR   1
-#define KVSIM_LOG_WARNING 2
-#define KVSIM_LOG_INFO    3
-#define KVSIM_LOG_DEBUG   4
+#define KVSIM_LOG_ERROR   1 /**< a call failed */
+#define KVSIM_LOG_WARNING 2 /**< a result is not what one might expect */
+#define KVSIM_LOG_INFO    3 /**< what was chosen, backend and threads for example */
+#define KVSIM_LOG_DEBUG   4 /**< for whoever works on the library */
 /** @} */
 
 /** @name Backends
@@ -149,7 +158,10 @@ typedef struct kvsim_options {
 #define KVSIM_OPTIONS_INIT                                                                                             \
     { sizeof(kvsim_options), 0, 0, 0, NULL, NULL, NULL, NULL, NULL, NULL, 0 }
 
-/** Fill `options` with the defaults; for languages that cannot use the macro. */
+/**
+ * Fill a struct with its defaults; for languages that cannot use the macro.
+ * @param options the struct to fill
+ */
 KVSIM_API void kvsim_options_init(kvsim_options *options);
 
 /**
@@ -165,13 +177,23 @@ KVSIM_API void kvsim_options_init(kvsim_options *options);
  */
 KVSIM_API kvsim_status kvsim_ctx_create(const kvsim_options *options, kvsim_ctx **out);
 
-/** Destroy a context with its pages. Results made from it must be destroyed before. NULL is allowed. */
+/**
+ * Destroy a context with its pages. Results made from it must be destroyed before.
+ * @param ctx NULL is allowed
+ */
 KVSIM_API void kvsim_ctx_destroy(kvsim_ctx *ctx);
 
-/** Text of the last failure of a call on this context, one line, UTF-8. [borrowed] until the next call on `ctx`. */
+/**
+ * Text of the last failure of a call on this context, one line, UTF-8.
+ * @param ctx the context that failed
+ * @return [borrowed] until the next call on `ctx`
+ */
 KVSIM_API const char *kvsim_ctx_error(const kvsim_ctx *ctx);
 
-/** Forget all pages; options stay. Borrowed tensors may be freed afterwards. */
+/**
+ * Forget all pages; options stay. Borrowed tensors may be freed afterwards.
+ * @param ctx the context to empty
+ */
 KVSIM_API void kvsim_ctx_clear(kvsim_ctx *ctx);
 
 /* ------------------------------------------------------------------------------------------------
@@ -218,7 +240,10 @@ typedef struct kvsim_tensor {
 #define KVSIM_TENSOR_INIT                                                                                              \
     { sizeof(kvsim_tensor), 0, 0, 0, 0, 0, 0, 0, 0, NULL, NULL, NULL }
 
-/** Fill `tensor` with the defaults; for languages that cannot use the macro. */
+/**
+ * Fill a struct with its defaults; for languages that cannot use the macro.
+ * @param tensor the struct to fill
+ */
 KVSIM_API void kvsim_tensor_init(kvsim_tensor *tensor);
 
 /* ------------------------------------------------------------------------------------------------
@@ -319,7 +344,10 @@ typedef struct kvsim_pages {
             NULL, 0, 0                                                                                                 \
     }
 
-/** Fill `pages` with the defaults; for languages that cannot use the macro. */
+/**
+ * Fill a struct with its defaults; for languages that cannot use the macro.
+ * @param pages the struct to fill
+ */
 KVSIM_API void kvsim_pages_init(kvsim_pages *pages);
 
 /**
@@ -327,13 +355,19 @@ KVSIM_API void kvsim_pages_init(kvsim_pages *pages);
  *
  * Contents are looked at by `kvsim_compute`, not here, except that a copy is taken. A call that fails adds nothing.
  *
+ * @param ctx the context to add to
+ * @param pages read during the call; with KVSIM_PAGES_BORROW its tensors must live on
  * @return KVSIM_OK; KVSIM_E_INVALID (shapes that do not fit the layout, a block outside the tensor, a fill
  *         outside 1..N, the same page with another fill, a size that overflows); KVSIM_E_NOMEM;
  *         KVSIM_E_UNSUPPORTED (element type, device)
  */
 KVSIM_API kvsim_status kvsim_add_pages(kvsim_ctx *ctx, const kvsim_pages *pages);
 
-/** Distinct physical pages added so far (a key page and a value page are two). */
+/**
+ * Distinct physical pages added so far (a key page and a value page are two).
+ * @param ctx the context
+ * @return number of pages
+ */
 KVSIM_API uint64_t kvsim_page_count(const kvsim_ctx *ctx);
 
 /** @name Rotary styles
@@ -360,11 +394,16 @@ typedef struct kvsim_rope {
 #define KVSIM_ROPE_INIT                                                                                                \
     { sizeof(kvsim_rope), 0, 0.0, 0, 0 }
 
-/** Fill `rope` with the defaults; for languages that cannot use the macro. */
+/**
+ * Fill a struct with its defaults; for languages that cannot use the macro.
+ * @param rope the struct to fill
+ */
 KVSIM_API void kvsim_rope_init(kvsim_rope *rope);
 
 /**
  * Say how the keys of this context were rotated, for the de-rotated views. Applies to all layers.
+ * @param ctx the context
+ * @param rope read during the call
  * @return KVSIM_OK, KVSIM_E_INVALID
  */
 KVSIM_API kvsim_status kvsim_set_rope(kvsim_ctx *ctx, const kvsim_rope *rope);
@@ -440,7 +479,10 @@ typedef struct kvsim_compute_options {
 #define KVSIM_COMPUTE_OPTIONS_INIT                                                                                     \
     { sizeof(kvsim_compute_options), 0, 0, 0, 0, 0, 0, 0, NULL, NULL, 0, 0, 0.0, NULL, NULL }
 
-/** Fill `options` with the defaults; for languages that cannot use the macro. */
+/**
+ * Fill a struct with its defaults; for languages that cannot use the macro.
+ * @param options the struct to fill
+ */
 KVSIM_API void kvsim_compute_options_init(kvsim_compute_options *options);
 
 /** What a compute found. Opaque, immutable; any number of threads may read it. */
@@ -458,6 +500,7 @@ typedef struct kvsim_result kvsim_result;
  * again in double from the stored bytes, so counts are exact. Distances with
  * d^2 < 2^-8 (|x|^2 + |y|^2) are sums of squared differences, not taken from the Gram.
  *
+ * @param ctx the context that holds the pages
  * @param options NULL for the defaults
  * @param out [owned] the result, for `kvsim_result_destroy`, which must come before `kvsim_ctx_destroy`; NULL on
  * failure
@@ -466,7 +509,10 @@ typedef struct kvsim_result kvsim_result;
  */
 KVSIM_API kvsim_status kvsim_compute(kvsim_ctx *ctx, const kvsim_compute_options *options, kvsim_result **out);
 
-/** Destroy a result; its columns become invalid. NULL is allowed. */
+/**
+ * Destroy a result; its columns become invalid.
+ * @param result NULL is allowed
+ */
 KVSIM_API void kvsim_result_destroy(kvsim_result *result);
 
 /* ------------------------------------------------------------------------------------------------
@@ -497,16 +543,27 @@ typedef struct kvsim_column {
 
 /**
  * Find a column by the names of its table and itself.
+ * @param result the result to look in
+ * @param table name of the table, "groups" for example
+ * @param name name of the column, "pages" for example
+ * @param out filled; its `struct_size` is set by the caller
  * @return KVSIM_OK, KVSIM_E_INVALID, KVSIM_E_NOT_FOUND
  */
 KVSIM_API kvsim_status kvsim_result_column(const kvsim_result *result, const char *table, const char *name,
                                            kvsim_column *out);
 
-/** Number of columns over all tables. */
+/**
+ * Number of columns over all tables.
+ * @param result the result to look in
+ * @return number of columns
+ */
 KVSIM_API uint32_t kvsim_result_column_count(const kvsim_result *result);
 
 /**
  * Column number `index` of `kvsim_result_column_count`, tables one after the other.
+ * @param result the result to look in
+ * @param index 0 .. count - 1
+ * @param out filled; its `struct_size` is set by the caller
  * @return KVSIM_OK, KVSIM_E_INVALID
  */
 KVSIM_API kvsim_status kvsim_result_column_at(const kvsim_result *result, uint32_t index, kvsim_column *out);
@@ -527,13 +584,19 @@ typedef struct kvsim_report_options {
 #define KVSIM_REPORT_OPTIONS_INIT                                                                                      \
     { sizeof(kvsim_report_options), 0, NULL, NULL, NULL, NULL }
 
-/** Fill `options` with the defaults; for languages that cannot use the macro. */
+/**
+ * Fill a struct with its defaults; for languages that cannot use the macro.
+ * @param options the struct to fill
+ */
 KVSIM_API void kvsim_report_options_init(kvsim_report_options *options);
 
 /**
  * Write the result as JSON (schema `kvsim.report.v1`, docs/report-schema.json), UTF-8, ending in a newline.
  * Numbers are written so that they read back as the same double; non-finite ones are `null`, and counted.
  *
+ * @param ctx the context that the result was made from; receives the error text
+ * @param result the result to write
+ * @param options where to; not NULL
  * @return KVSIM_OK, KVSIM_E_INVALID, KVSIM_E_IO, KVSIM_E_NOMEM
  */
 KVSIM_API kvsim_status kvsim_report(kvsim_ctx *ctx, const kvsim_result *result, const kvsim_report_options *options);

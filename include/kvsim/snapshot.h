@@ -37,14 +37,23 @@ typedef struct kvsim_snapshot kvsim_snapshot;
  */
 KVSIM_API kvsim_status kvsim_snapshot_open(kvsim_ctx *ctx, const char *path, kvsim_snapshot **out);
 
-/** Unmap and forget. Pages that were added from it (they are borrowed) must be gone. NULL is allowed. */
+/**
+ * Unmap and forget. Pages that were added from it (they are borrowed) must be gone.
+ * @param snapshot NULL is allowed
+ */
 KVSIM_API void kvsim_snapshot_close(kvsim_snapshot *snapshot);
 
-/** Number of tensors. */
+/**
+ * Number of tensors.
+ * @param snapshot the snapshot to look in
+ * @return number of tensors
+ */
 KVSIM_API uint64_t kvsim_snapshot_tensor_count(const kvsim_snapshot *snapshot);
 
 /**
  * Tensor number `index`, in order of names.
+ * @param snapshot the snapshot to look in
+ * @param index 0 .. count - 1
  * @param name [borrowed] from the snapshot; may be NULL
  * @param tensor filled with struct_size, CPU device, row-major (strides NULL); data and shape [borrowed] from the
  *        snapshot. Element types that `KVSIM_DTYPE_*` has no code for come as KVSIM_DTYPE_OPAQUE of the same bits;
@@ -55,12 +64,20 @@ KVSIM_API kvsim_status kvsim_snapshot_tensor_at(const kvsim_snapshot *snapshot, 
                                                 kvsim_tensor *tensor);
 
 /**
- * Tensor of that name; `tensor` as in `kvsim_snapshot_tensor_at`.
+ * Find a tensor by its name.
+ * @param snapshot the snapshot to look in
+ * @param name NUL-terminated
+ * @param tensor filled as by `kvsim_snapshot_tensor_at`
  * @return KVSIM_OK, KVSIM_E_NOT_FOUND, KVSIM_E_INVALID
  */
 KVSIM_API kvsim_status kvsim_snapshot_find(const kvsim_snapshot *snapshot, const char *name, kvsim_tensor *tensor);
 
-/** Value of a metadata key of the (first) file. [borrowed] from the snapshot, UTF-8; NULL when there is none. */
+/**
+ * Value of a metadata key of the (first) file.
+ * @param snapshot the snapshot to look in
+ * @param key NUL-terminated
+ * @return [borrowed] from the snapshot, UTF-8; NULL when there is none
+ */
 KVSIM_API const char *kvsim_snapshot_metadata(const kvsim_snapshot *snapshot, const char *key);
 
 /** @name Schemas
@@ -96,6 +113,9 @@ typedef struct kvsim_snapshot_info {
 
 /**
  * Read the schema and its facts, checked against the tensors.
+ * @param ctx receives the error text
+ * @param snapshot the snapshot to look in
+ * @param info filled; its `struct_size` is set by the caller
  * @return KVSIM_OK, KVSIM_E_INVALID, KVSIM_E_FORMAT (metadata missing or contradicting the tensors)
  */
 KVSIM_API kvsim_status kvsim_snapshot_get_info(kvsim_ctx *ctx, const kvsim_snapshot *snapshot,
@@ -109,7 +129,7 @@ typedef struct kvsim_snapshot_pages {
     int32_t layer;          /**< of the pages of an npy file */
     const int32_t *layers;  /**< layers to add, rising; NULL = all */
     uint64_t layer_count;   /**< length of `layers` */
-    int64_t first_sequence; /**< added to the sequence numbers, so that several files do not mix; 0.. */
+    int64_t first_sequence; /**< added to the sequence numbers, so that several files do not mix; >= 0 */
 } kvsim_snapshot_pages;
 
 /** All defaults. */
@@ -121,6 +141,8 @@ typedef struct kvsim_snapshot_pages {
  * The snapshot must stay open until the context is cleared or destroyed. On failure nothing has been added that was
  * not there before only if `ctx` was empty; clear it.
  *
+ * @param ctx the context to add to
+ * @param snapshot stays open as long as the pages are used
  * @param options NULL for the defaults
  * @return KVSIM_OK, KVSIM_E_INVALID (a layer that does not exist), KVSIM_E_FORMAT, KVSIM_E_NOMEM,
  *         KVSIM_E_UNSUPPORTED (no schema that holds pages; another page size for a paged file)
@@ -162,6 +184,9 @@ typedef struct kvsim_dump {
 
 /**
  * Write a dump. The file appears whole or not at all: a temporary file beside it is written, synced and renamed.
+ * @param ctx receives the error text and lends its allocator
+ * @param path of the file to make, NUL-terminated
+ * @param dump what to write
  * @return KVSIM_OK, KVSIM_E_INVALID, KVSIM_E_IO, KVSIM_E_NOMEM, KVSIM_E_CANCELLED (`read` gave up)
  */
 KVSIM_API kvsim_status kvsim_dump_write(kvsim_ctx *ctx, const char *path, const kvsim_dump *dump);

@@ -9,9 +9,9 @@
 #ifndef KVSIM_VERSION_H
 #define KVSIM_VERSION_H
 
-#define KVSIM_VERSION_MAJOR 0
-#define KVSIM_VERSION_MINOR 1
-#define KVSIM_VERSION_PATCH 0
+#define KVSIM_VERSION_MAJOR 0 /**< first number of the release */
+#define KVSIM_VERSION_MINOR 1 /**< second number of the release */
+#define KVSIM_VERSION_PATCH 0 /**< third number of the release */
 
 /** Release as text, "major.minor.patch". */
 #define KVSIM_VERSION_STRING "0.1.0"
