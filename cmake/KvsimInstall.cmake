@@ -44,7 +44,7 @@ if(TARGET kvsim-analyze)
     install(TARGETS kvsim-analyze RUNTIME DESTINATION "${CMAKE_INSTALL_BINDIR}")
     install(FILES docs/man/kvsim-analyze.1 DESTINATION "${CMAKE_INSTALL_MANDIR}/man1")
     install(DIRECTORY examples/models/tiny DESTINATION "${CMAKE_INSTALL_DATADIR}/kvsim/models")
-    install(DIRECTORY examples/models/prompts DESTINATION "${CMAKE_INSTALL_DATADIR}/kvsim")
+    install(DIRECTORY examples/models/prompts DESTINATION "${CMAKE_INSTALL_DATADIR}/kvsim/models")
 endif()
 
 install(FILES README.md CHANGELOG.md LICENSE DESTINATION "${CMAKE_INSTALL_DOCDIR}")

@@ -67,7 +67,7 @@ done
 if [ -e "$build/examples/kvsim-analyze" ]; then
     check "kvsim-analyze runs from the moved prefix" "$prefix/bin/kvsim-analyze" --version
     check "the manual page is installed" test -s "$prefix/share/man/man1/kvsim-analyze.1"
-    check "the prompts are installed" test -s "$prefix/share/kvsim/prompts/default.txt"
+    check "the prompts are installed" test -s "$prefix/share/kvsim/models/prompts/default.txt"
     check "the model is installed" test -d "$prefix/share/kvsim/models/tiny"
 else
     for what in "kvsim-analyze" "the manual page" "the prompts" "the model"; do
