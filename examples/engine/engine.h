@@ -67,10 +67,13 @@ typedef struct engine_options {
     /** Let sequences whose first tokens are the same share the full blocks of these tokens; default true. Off, every
      * sequence has its own blocks, so that the live pages and those of a dump are the same set. */
     bool share_prefixes;
-    int32_t batch_tokens; /**< most tokens of one prefill step; default 512 */
+    int32_t batch_tokens; /**< most tokens of one step, 1..65,536; default 512 */
     /** Receives whole lines without a newline (what was loaded, how large the pool is). NULL: nothing is logged. */
     void (*log)(void *user, const char *line);
     void *log_user; /**< handed to `log` */
+    /** Number of the pool in `engine_add_pages`, not 0; default 1. Engines whose pages meet in one context need
+     * different ones. */
+    uint64_t source;
 } engine_options;
 
 /** Fill `options` with the defaults. */
