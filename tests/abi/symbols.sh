@@ -8,6 +8,10 @@ work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 shared=$build/lib/libkvsim.so
 static=$build/lib/libkvsim.a
+if [ ! -e "$shared" ] || [ ! -e "$static" ]; then
+    echo "$build/lib has no libkvsim" >&2
+    exit 1
+fi
 
 sed -n '/global:/,/local:/s/^ *\(kvsim_[a-z0-9_]*\);.*/\1/p' "$source/lib/kvsim.map" | sort >"$work/map"
 nm -D --defined-only --format=posix "$shared" | awk '$2 != "A" {sub(/@.*/, "", $1); print $1}' | sort >"$work/shared"
