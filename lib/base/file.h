@@ -8,7 +8,7 @@
 #include "base.h"
 
 /** Bytes of a text made by `kvsim__shorten`, terminating NUL included. */
-#define KVSIM__SHORT_SIZE 208
+#define KVSIM__SHORT_SIZE 128
 
 /** A file that is being written. All zero: no file. */
 typedef struct kvsim__file {
