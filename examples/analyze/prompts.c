@@ -1,0 +1,115 @@
+#include "prompts.h"
+
+#include <errno.h>
+#include <stdbool.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+/** Largest file of prompts. */
+#define MAX_FILE_BYTES (64u << 20)
+
+/** Bytes of the UTF-8 character at `at` (RFC 3629: no overlong forms, no surrogates), 0 if it is none. */
+static size_t character_size(const unsigned char *at, size_t left) {
+    static const uint32_t least[] = {0, 0, 0x80, 0x800, 0x10000};
+    size_t size = at[0] < 0x80 ? 1 : at[0] >> 5 == 6 ? 2 : at[0] >> 4 == 14 ? 3 : at[0] >> 3 == 30 ? 4 : 0;
+    if (size < 2 || size > left)
+        return size == 1 && at[0] != 0 ? 1 : 0;
+    uint32_t code = at[0] & (0x7fu >> size);
+    for (size_t i = 1; i < size; i++) {
+        if (at[i] >> 6 != 2)
+            return 0;
+        code = code << 6 | (at[i] & 0x3f);
+    }
+    bool surrogate = code >= 0xd800 && code < 0xe000;
+    return code >= least[size] && code <= 0x10ffff && !surrogate ? size : 0;
+}
+
+static int check_utf8(const char *text, size_t size, const char *path, error_text *error) {
+    size_t line = 1;
+    for (size_t i = 0, step; i < size; i += step) {
+        step = character_size((const unsigned char *)text + i, size - i);
+        if (step == 0)
+            return fail(error, "%s: line %zu is not UTF-8 text (byte %zu); save the file as UTF-8", path, line, i);
+        line += text[i] == '\n';
+    }
+    return 0;
+}
+
+static char *read_whole(const char *path, size_t *size, error_text *error) {
+    FILE *file = fopen(path, "rbe");
+    if (file == NULL) {
+        fail(error, "cannot open the prompts file %s: %s", path, strerror(errno));
+        return NULL;
+    }
+    char *text = malloc(MAX_FILE_BYTES + 1);
+    *size = text != NULL ? fread(text, 1, MAX_FILE_BYTES + 1, file) : 0;
+    if (text == NULL)
+        fail(error, "out of memory");
+    else if (ferror(file))
+        fail(error, "cannot read the prompts file %s: %s", path, strerror(errno));
+    else if (*size > MAX_FILE_BYTES)
+        fail(error, "the prompts file %s is larger than %u MiB; split it", path, MAX_FILE_BYTES >> 20);
+    else {
+        text[*size] = 0;
+        fclose(file);
+        return text;
+    }
+    fclose(file);
+    free(text);
+    return NULL;
+}
+
+/** Resolve the escapes of a line in place. */
+static void resolve_escapes(char *line) {
+    char *to = line;
+    for (const char *from = line; *from != 0; from++, to++) {
+        *to = *from;
+        if (*from != '\\' || from[1] == 0 || strchr("nt\\", from[1]) == NULL)
+            continue;
+        from++;
+        *to = *from == 'n' ? '\n' : *from == 't' ? '\t' : '\\';
+    }
+    *to = 0;
+}
+
+static int add_prompt(prompt_list *list, char *line, error_text *error) {
+    size_t length = strlen(line);
+    if (length > 0 && line[length - 1] == '\r')
+        line[--length] = 0;
+    if (strspn(line, " \t") == length)
+        return 0;
+    resolve_escapes(line);
+    char **larger = realloc(list->texts, (list->count + 1) * sizeof *larger);
+    if (larger == NULL)
+        return fail(error, "out of memory");
+    list->texts = larger;
+    larger[list->count] = strdup(line);
+    if (larger[list->count] == NULL)
+        return fail(error, "out of memory");
+    list->count++;
+    return 0;
+}
+
+int prompts_read(prompt_list *list, const char *path, error_text *error) {
+    memset(list, 0, sizeof *list);
+    size_t size;
+    char *text = read_whole(path, &size, error);
+    if (text == NULL)
+        return -1;
+    int result = check_utf8(text, size, path, error);
+    char *rest = text;
+    for (char *line; result == 0 && (line = strsep(&rest, "\n")) != NULL;)
+        result = add_prompt(list, line, error);
+    free(text);
+    if (result == 0 && list->count == 0)
+        return fail(error, "the prompts file %s holds no prompt; write one a line", path);
+    return result;
+}
+
+void prompts_release(prompt_list *list) {
+    for (size_t i = 0; i < list->count; i++)
+        free(list->texts[i]);
+    free(list->texts);
+}

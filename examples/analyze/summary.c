@@ -1,0 +1,161 @@
+#include "summary.h"
+
+#include "common/terminal.h"
+
+#include <math.h>
+#include <string.h>
+
+/** Width of the column that names the rows of the table. */
+#define NAME_COLUMNS 34
+
+/** Layers whose shares differ by less than this do not stand out. */
+#define LEAST_DIFFERENCE 0.005
+
+static void print_table_row(FILE *out, const char *name, const char *key, const char *value) {
+    fprintf(out, "  %-*s %12s %12s\n", NAME_COLUMNS, name, key, value);
+}
+
+/** A count and, in parentheses, nothing more: the shares have rows of their own. */
+static void print_count_row(FILE *out, const char *name, uint64_t key, uint64_t value) {
+    char key_text[32], value_text[32];
+    format_count(key_text, sizeof key_text, key);
+    format_count(value_text, sizeof value_text, value);
+    print_table_row(out, name, key_text, value_text);
+}
+
+static void share_text(char *text, size_t size, uint64_t part, uint64_t whole) {
+    if (whole == 0)
+        snprintf(text, size, "-");
+    else
+        format_share(text, size, (double)part / (double)whole);
+}
+
+static void print_share_row(FILE *out, const char *name, uint64_t key, uint64_t key_of, uint64_t value,
+                            uint64_t value_of) {
+    char key_text[32], value_text[32];
+    share_text(key_text, sizeof key_text, key, key_of);
+    share_text(value_text, sizeof value_text, value, value_of);
+    print_table_row(out, name, key_text, value_text);
+}
+
+static void mean_text(char *text, size_t size, double mean) {
+    if (isnan(mean))
+        snprintf(text, size, "-");
+    else
+        snprintf(text, size, "%.3f", mean);
+}
+
+static void print_kinds(FILE *out, const report_figures *figures) {
+    const kind_figures *key = &figures->total.kind[FIGURE_KEY];
+    const kind_figures *value = &figures->total.kind[FIGURE_VALUE];
+    char name[80], key_text[32], value_text[32];
+    print_table_row(out, "", "keys", "values");
+    print_count_row(out, "pages compared", key->pages, value->pages);
+    if (key->others + value->others > 0)
+        print_count_row(out, "pages left out (partial, NaN, ...)", key->others, value->others);
+    print_count_row(out, "pairs compared", key->cosine[0].pairs, value->cosine[0].pairs);
+    print_share_row(out, "exact duplicates", key->exact, key->pages, value->exact, value->pages);
+    snprintf(name, sizeof name, "near duplicates, error <= %g", figures->budget);
+    print_share_row(out, name, key->removed - key->exact, key->pages, value->removed - value->exact, value->pages);
+    snprintf(name, sizeof name, "pages alike, cosine >= %g", figures->threshold);
+    print_share_row(out, name, key->alike, key->pages, value->alike, value->pages);
+    for (size_t view = 0; view < figures->view_count; view++) {
+        snprintf(name, sizeof name, "mean cosine, %s", figures->views[view]);
+        mean_text(key_text, sizeof key_text, figures_mean(&key->cosine[view]));
+        mean_text(value_text, sizeof value_text, figures_mean(&value->cosine[view]));
+        print_table_row(out, name, key_text, value_text);
+    }
+}
+
+/** Why the raw cosine of keys says little, with the figures of this run. */
+static void print_caution(FILE *out, const report_figures *figures) {
+    const cosine_figures *key = figures->total.kind[FIGURE_KEY].cosine;
+    const char *last = figures->views[figures->view_count - 1];
+    bool removes_mean = strstr(last, "centered") != NULL;
+    if (key[0].pairs == 0 || !removes_mean)
+        return;
+    fprintf(out,
+            "\nThe cosine of raw keys mostly measures the mean that all keys of a layer share: it is %.2f here, and\n"
+            "%.2f once that mean%s taken out (view %s). It is not a share of memory.\n",
+            figures_mean(&key[0]), figures_mean(&key[figures->view_count - 1]),
+            strstr(last, "derotated") != NULL ? " and the rotation by position are" : " is", last);
+}
+
+/** Share of a layer's bytes that its pages could share, each kind on its own. */
+static double removable_share(const layer_figures *layer) {
+    double bytes = layer->kind[FIGURE_KEY].bytes + layer->kind[FIGURE_VALUE].bytes;
+    double removed = layer->kind[FIGURE_KEY].removed_bytes + layer->kind[FIGURE_VALUE].removed_bytes;
+    return bytes > 0.0 ? removed / bytes : 0.0;
+}
+
+static void print_standout(FILE *out, const report_figures *figures) {
+    const layer_figures *best = NULL;
+    if (figures->layer_count < 2)
+        return;
+    for (size_t i = 0; i < figures->layer_count; i++)
+        if (best == NULL || removable_share(&figures->layers[i]) > removable_share(best))
+            best = &figures->layers[i];
+    double overall = removable_share(&figures->total);
+    if (removable_share(best) - overall < LEAST_DIFFERENCE) {
+        char text[32];
+        format_share(text, sizeof text, overall);
+        fprintf(out, "\nNo layer stands out: %s of the bytes of all layers are in duplicate pages.\n", text);
+        return;
+    }
+    char key[32], value[32], all[32];
+    share_text(key, sizeof key, best->kind[FIGURE_KEY].removed, best->kind[FIGURE_KEY].pages);
+    share_text(value, sizeof value, best->kind[FIGURE_VALUE].removed, best->kind[FIGURE_VALUE].pages);
+    format_share(all, sizeof all, overall);
+    fprintf(out,
+            "\nLayer %d stands out: %s of its key pages and %s of its value pages are duplicates (exact or near);\n"
+            "over all layers it is %s.\n",
+            best->layer, key, value, all);
+}
+
+static void print_bytes(FILE *out, const page_source *source, const report_figures *figures,
+                        const saving_figures *saving) {
+    char first[64], second[64], third[64], share[32], tokens[32];
+    double seen = 0.0;
+    for (int kind = 0; kind < FIGURE_KINDS; kind++)
+        seen += figures->total.kind[kind].bytes + figures->total.kind[kind].other_bytes;
+    format_bytes(first, sizeof first, seen);
+    format_count(tokens, sizeof tokens, (uint64_t)source->tokens);
+    fprintf(out, "\nCache      %s seen in pages", first);
+    if (source->predicted_bytes > 0.0) {
+        format_bytes(second, sizeof second, source->predicted_bytes);
+        fprintf(out, "; the model's shape predicts %s for %s tokens", second, tokens);
+    }
+    format_bytes(first, sizeof first, saving->saved_bytes);
+    format_bytes(second, sizeof second, saving->exact_bytes);
+    format_bytes(third, sizeof third, saving->near_bytes);
+    format_share(share, sizeof share, saving->bytes > 0.0 ? saving->saved_bytes / saving->bytes : 0.0);
+    fprintf(out, "\nMeasured   %s could be saved, %s of what was compared:\n           exact %s, near %s", first, share,
+            second, third);
+    format_bytes(first, sizeof first, saving->metadata_bytes);
+    fprintf(out, ", minus %s to find them again%s\n", first,
+            saving->by_block ? "; key page and\n           value page of a block must both pass" : "");
+    format_bytes(first, sizeof first, saving->assumed_bytes);
+    fprintf(out,
+            "Assumed    %s by the rule of thumb \"half of the pages with a cosine >= %g\": an assumption,\n"
+            "           not a measurement\n",
+            first, figures->threshold);
+}
+
+int print_summary(FILE *out, const analyze_options *options, const page_source *source, const report_figures *figures,
+                  const saving_figures *saving, bool pictures) {
+    char sequences[32], tokens[32];
+    const layer_figures *total = &figures->total;
+    format_count(sequences, sizeof sequences, (uint64_t)source->sequences);
+    format_count(tokens, sizeof tokens, (uint64_t)source->tokens);
+    fprintf(out, "%s: %s sequence%s, %s tokens, %zu layer%s\n\n", source->title, sequences,
+            source->sequences == 1 ? "" : "s", tokens, figures->layer_count, figures->layer_count == 1 ? "" : "s");
+    print_kinds(out, figures);
+    if (total->kind[FIGURE_KEY].cosine[0].pairs + total->kind[FIGURE_VALUE].cosine[0].pairs == 0)
+        fputs("\nThere are no two pages to compare: that needs two full pages without NaN in one layer.\n", out);
+    print_caution(out, figures);
+    print_standout(out, figures);
+    print_bytes(out, source, figures, saving);
+    fprintf(out, "\nReport     %s/analysis_report.json%s\n", options->output_dir,
+            pictures ? ", with three pictures (.png, .svg) beside it" : "");
+    return fflush(out) != 0 || ferror(out) ? -1 : 0;
+}

@@ -1,0 +1,17 @@
+/**
+ * The result of an analysis in words.
+ */
+#ifndef KVSIM_EXAMPLES_ANALYZE_SUMMARY_H
+#define KVSIM_EXAMPLES_ANALYZE_SUMMARY_H
+
+#include "figures.h"
+#include "options.h"
+#include "source.h"
+
+#include <stdio.h>
+
+/** Print the summary. 0, or -1 if the stream cannot be written. */
+int print_summary(FILE *out, const analyze_options *options, const page_source *source, const report_figures *figures,
+                  const saving_figures *saving, bool pictures);
+
+#endif
