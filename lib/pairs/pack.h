@@ -1,0 +1,47 @@
+/** Packed pages: what the kernels read. */
+#ifndef KVSIM_PAIRS_PACK_H
+#define KVSIM_PAIRS_PACK_H
+
+#include "pairs.h"
+
+/** The packed pages of one kind of a panel. Absent pages are zero and are never looked at. */
+typedef struct kvsim__packed {
+    float *strips;          /**< strips of KVSIM__STRIP pages; element k of page i is strips[i/8][k][i%8] */
+    int8_t *codes;          /**< [slots, code_stride] or NULL */
+    uint64_t *signs;        /**< [slots, words] bit = element below zero, or NULL */
+    uint64_t *actives;      /**< [slots, words] bit = element in the active set, or NULL */
+    uint32_t *active_count; /**< [slots] or NULL */
+    double *norm;           /**< [slots] Euclidean norm */
+    double *scale;          /**< [slots] packed element * scale = element; a power of two */
+    size_t words;           /**< 64-bit words of a bit set */
+    size_t code_stride;
+} kvsim__packed;
+
+/** Consecutive slots, packed. */
+typedef struct kvsim__panel {
+    size_t capacity; /**< slots that fit, a multiple of KVSIM__STRIP */
+    size_t first, count;
+    kvsim__packed kinds[KVSIM__KINDS];
+    unsigned char *scratch; /**< one for each strip */
+    size_t scratch_stride;
+    void *memory;
+    size_t memory_bytes;
+} kvsim__panel;
+
+/** Bytes that a panel of that capacity takes. */
+size_t kvsim__panel_bytes(const kvsim__pairing *pairing, size_t capacity);
+
+/** @return KVSIM_OK, KVSIM_E_NOMEM */
+kvsim_status kvsim__panel_open(const kvsim__pairing *pairing, size_t capacity, kvsim__panel *panel);
+
+void kvsim__panel_close(const kvsim__pairing *pairing, kvsim__panel *panel);
+
+/** Pack the slots [first, first + count) on all threads. */
+void kvsim__panel_fill(const kvsim__pairing *pairing, kvsim__panel *panel, size_t first, size_t count);
+
+/** Strip that holds slot `i` of a panel. */
+static inline float *kvsim__strip(const kvsim__pairing *pairing, const kvsim__panel *panel, int kind, size_t i) {
+    return panel->kinds[kind].strips + i / KVSIM__STRIP * KVSIM__STRIP * pairing->groups[kind].elements;
+}
+
+#endif

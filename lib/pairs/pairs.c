@@ -1,0 +1,198 @@
+#define _POSIX_C_SOURCE 200809L
+#include "pairs.h"
+
+#include <math.h>
+#include <string.h>
+#include <time.h>
+
+#include "tile.h"
+
+/* Two panels, the errors of a diagonal and the tile sums stay below 64 MiB together. */
+enum { PANELS_BYTES = 40 << 20, MAX_PANEL_SLOTS = 1024, PROGRESS_INTERVAL = 100000000 };
+
+kvsim_status kvsim__figures_open(kvsim__base *base, const kvsim__plan *plan, size_t slots, kvsim__figures *figures) {
+    memset(figures, 0, sizeof *figures);
+    figures->cosine_min = INFINITY;
+    figures->cosine_max = -INFINITY;
+    figures->threshold_bits = kvsim__allocate_zeroed(base, slots, sizeof(uint64_t));
+    if ((plan->flags & KVSIM_COMPUTE_BEST_MATCH) != 0) {
+        figures->best_cosine = kvsim__allocate(base, slots, sizeof(double));
+        figures->best_slot = kvsim__allocate(base, slots, sizeof(uint32_t));
+    }
+    figures->top = plan->top_k > 0 ? kvsim__allocate(base, plan->top_k, sizeof *figures->top) : NULL;
+    if (figures->threshold_bits == NULL || (plan->top_k > 0 && figures->top == NULL) ||
+        ((plan->flags & KVSIM_COMPUTE_BEST_MATCH) != 0 &&
+         (figures->best_cosine == NULL || figures->best_slot == NULL))) {
+        return kvsim__fail_memory(base, slots * sizeof(uint64_t), "the figures of a group");
+    }
+    for (size_t i = 0; i < slots && figures->best_cosine != NULL; i++) {
+        figures->best_cosine[i] = -INFINITY;
+        figures->best_slot[i] = KVSIM__NONE;
+    }
+    return KVSIM_OK;
+}
+
+void kvsim__figures_close(kvsim__base *base, const kvsim__plan *plan, size_t slots, kvsim__figures *figures) {
+    kvsim__release(base, figures->threshold_bits, slots, sizeof(uint64_t));
+    kvsim__release(base, figures->best_cosine, slots, sizeof(double));
+    kvsim__release(base, figures->best_slot, slots, sizeof(uint32_t));
+    kvsim__release(base, figures->top, plan->top_k, sizeof *figures->top);
+    memset(figures, 0, sizeof *figures);
+}
+
+void kvsim__progress_report(kvsim__progress *progress, const kvsim__plan *plan, bool force) {
+    if (plan->progress == NULL) {
+        return;
+    }
+    struct timespec time;
+    (void)clock_gettime(CLOCK_MONOTONIC, &time);
+    const int64_t now = (int64_t)time.tv_sec * 1000000000 + time.tv_nsec;
+    if (!force && now - progress->last_call < PROGRESS_INTERVAL) {
+        return;
+    }
+    progress->last_call = now;
+    if (plan->progress(plan->progress_user, progress->done, progress->total) != 0) {
+        atomic_store(&progress->stop, true);
+    }
+}
+
+/* What the pairs of panels of one run share. */
+typedef struct schedule {
+    kvsim__pairing *pairing;
+    size_t capacity;
+    kvsim__panel panels[2];
+    kvsim__tile_sums *sums;
+    size_t sum_count;
+    double *errors[KVSIM__KINDS];
+    size_t error_count;
+    pthread_mutex_t lock;
+} schedule;
+
+static size_t choose_capacity(const kvsim__pairing *pairing) {
+    const size_t per_strip = kvsim__panel_bytes(pairing, KVSIM__STRIP);
+    size_t capacity = PANELS_BYTES / 2 / per_strip * KVSIM__STRIP;
+    const size_t all = (pairing->slots + KVSIM__STRIP - 1) / KVSIM__STRIP * KVSIM__STRIP;
+    capacity = capacity > MAX_PANEL_SLOTS ? MAX_PANEL_SLOTS : capacity < KVSIM__STRIP ? KVSIM__STRIP : capacity;
+    return capacity > all ? all : capacity;
+}
+
+static void compare_panels(schedule *work, const kvsim__panel *rows, const kvsim__panel *columns) {
+    kvsim__pairing *pairing = work->pairing;
+    kvsim__tile_job job = {
+        .pairing = pairing,
+        .kernels = kvsim__kernel_table(),
+        .rows = rows,
+        .columns = columns,
+        .tile_rows = (uint32_t)((rows->count + KVSIM__TILE - 1) / KVSIM__TILE),
+        .tile_columns = (uint32_t)((columns->count + KVSIM__TILE - 1) / KVSIM__TILE),
+        .sums = work->sums,
+        .errors = {work->errors[KVSIM__KEY], work->errors[KVSIM__VALUE]},
+        .lock = &work->lock,
+    };
+    const uint32_t tiles = job.tile_rows * job.tile_columns;
+    memset(work->sums, 0, work->sum_count * sizeof *work->sums);
+    if (rows == columns) {
+        for (int kind = 0; kind < KVSIM__KINDS; kind++) {
+            for (size_t i = 0; i < work->error_count && !pairing->present[kind]; i++) {
+                work->errors[kind][i] = INFINITY;
+            }
+        }
+    }
+    kvsim__parallel_for(pairing->base, tiles, kvsim__tile_run, &job);
+    for (size_t tile = 0; tile < tiles; tile++) {
+        for (int kind = 0; kind < KVSIM__KINDS; kind++) {
+            const kvsim__tile_sums *sums = &work->sums[tile * KVSIM__KINDS + (size_t)kind];
+            pairing->figures[kind].cosine_sum += sums->cosine;
+            pairing->figures[kind].l2_sum += sums->l2;
+            pairing->figures[kind].relative_sum += sums->relative;
+            pairing->figures[kind].jaccard_sum += sums->jaccard;
+        }
+    }
+}
+
+static void run_schedule(schedule *work) {
+    kvsim__pairing *pairing = work->pairing;
+    const atomic_bool *stop = &pairing->progress->stop;
+    for (size_t first = 0; first < pairing->slots && !atomic_load(stop); first += work->capacity) {
+        const size_t left = pairing->slots - first;
+        kvsim__panel *rows = &work->panels[0];
+        const size_t count = left < work->capacity ? left : work->capacity;
+        if (!pairing->sink.begin(pairing->sink.user, first, count)) {
+            atomic_store(&pairing->progress->out_of_memory, true);
+            atomic_store(&pairing->progress->stop, true);
+            return;
+        }
+        kvsim__panel_fill(pairing, rows, first, count);
+        for (size_t earlier = 0; earlier < first && !atomic_load(stop); earlier += work->capacity) {
+            kvsim__panel_fill(pairing, &work->panels[1], earlier, work->capacity);
+            compare_panels(work, rows, &work->panels[1]);
+        }
+        compare_panels(work, rows, rows);
+        if (!atomic_load(stop)) {
+            const double *const errors[KVSIM__KINDS] = {work->errors[KVSIM__KEY], work->errors[KVSIM__VALUE]};
+            pairing->sink.panel(pairing->sink.user, first, rows->count, errors);
+        }
+    }
+}
+
+/* Heap order to best-first order: take the worst off the root until none is left. */
+static void sort_top(kvsim__figures *figures) {
+    kvsim__scored_pair *top = figures->top;
+    for (size_t count = figures->top_count; count > 1; count--) {
+        const kvsim__scored_pair last = top[count - 1];
+        top[count - 1] = top[0];
+        size_t at = 0;
+        for (size_t child = 1; child < count - 1; child = 2 * at + 1) {
+            if (child + 1 < count - 1 && kvsim__ranks_before(&top[child], &top[child + 1])) {
+                child++;
+            }
+            if (!kvsim__ranks_before(&last, &top[child])) {
+                break;
+            }
+            top[at] = top[child];
+            at = child;
+        }
+        top[at] = last;
+    }
+}
+
+kvsim_status kvsim__pairs_run(kvsim__pairing *pairing) {
+    kvsim__base *base = pairing->base;
+    if (pairing->slots == 0 || (!pairing->present[KVSIM__KEY] && !pairing->present[KVSIM__VALUE])) {
+        return KVSIM_OK;
+    }
+    schedule work = {.pairing = pairing, .capacity = choose_capacity(pairing)};
+    const size_t side = (work.capacity + KVSIM__TILE - 1) / KVSIM__TILE;
+    work.sum_count = side * side * KVSIM__KINDS;
+    work.error_count = work.capacity * (work.capacity - 1) / 2;
+    kvsim_status status = kvsim__panel_open(pairing, work.capacity, &work.panels[0]);
+    if (status == KVSIM_OK && work.capacity < pairing->slots) {
+        status = kvsim__panel_open(pairing, work.capacity, &work.panels[1]);
+    }
+    work.sums = kvsim__allocate(base, work.sum_count, sizeof *work.sums);
+    for (int kind = 0; kind < KVSIM__KINDS; kind++) {
+        work.errors[kind] = kvsim__allocate(base, work.error_count, sizeof(double));
+    }
+    if (status == KVSIM_OK && (work.sums == NULL || work.errors[0] == NULL || work.errors[1] == NULL)) {
+        status = kvsim__fail_memory(base, work.error_count * sizeof(double), "the errors of a panel");
+    }
+    if (status == KVSIM_OK && pthread_mutex_init(&work.lock, NULL) != 0) {
+        status = kvsim__fail(base, KVSIM_E_NOMEM, "the system has no room for a mutex");
+    } else if (status == KVSIM_OK) {
+        run_schedule(&work);
+        (void)pthread_mutex_destroy(&work.lock);
+    }
+    kvsim__panel_close(pairing, &work.panels[0]);
+    kvsim__panel_close(pairing, &work.panels[1]);
+    kvsim__release(base, work.sums, work.sum_count, sizeof *work.sums);
+    for (int kind = 0; kind < KVSIM__KINDS; kind++) {
+        kvsim__release(base, work.errors[kind], work.error_count, sizeof(double));
+        sort_top(&pairing->figures[kind]);
+    }
+    if (status == KVSIM_OK && atomic_load(&pairing->progress->out_of_memory)) {
+        status = kvsim__fail_memory(base, sizeof(double), "comparing pairs");
+    } else if (status == KVSIM_OK && atomic_load(&pairing->progress->stop)) {
+        status = kvsim__fail(base, KVSIM_E_CANCELLED, "cancelled by the progress callback");
+    }
+    return status;
+}
