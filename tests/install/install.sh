@@ -36,7 +36,7 @@ by_pkg_config_static() {
 }
 
 version_matches() {
-    [ "$(pc --modversion)" = "$(sed -n 's/#define KVSIM_VERSION_STRING "\(.*\)"/\1/p' "$prefix/include/kvsim/version.h")" ]
+    [ -n "$(pc --modversion)" ] && [ "$(pc --modversion)" = "$(sed -n 's/#define KVSIM_VERSION_STRING "\(.*\)"/\1/p' "$prefix/include/kvsim/version.h")" ]
 }
 
 configure_and_run() { # NAME CMAKE_ARGUMENT
