@@ -7,7 +7,7 @@
 #include <string.h>
 
 #include "base/file.h"
-#include "context.h"
+#include "compute/context.h"
 
 const char *kvsim_status_string(kvsim_status status) {
     switch (status) {
@@ -41,10 +41,10 @@ const char *kvsim_version_string(void) {
 }
 
 /* For FFI: a struct of zeros but for its size. */
-#define DEFINE_INIT(type)                                                                                             \
-    void type##_init(type *out) {                                                                                     \
-        memset(out, 0, sizeof *out);                                                                                  \
-        out->struct_size = sizeof *out;                                                                               \
+#define DEFINE_INIT(type)                                                                                              \
+    void type##_init(type *out) {                                                                                      \
+        memset(out, 0, sizeof *out);                                                                                   \
+        out->struct_size = sizeof *out;                                                                                \
     }
 
 DEFINE_INIT(kvsim_options)
@@ -158,8 +158,8 @@ kvsim_status kvsim_set_rope(kvsim_ctx *ctx, const kvsim_rope *from) {
     }
     if (!(rope.theta >= 0.0) || isinf(rope.theta) || rope.rotary_dims < 0 || rope.rotary_dims % 2 != 0) {
         return kvsim__fail(&ctx->base, KVSIM_E_INVALID,
-                           "rope theta %g must be positive and finite, rotary_dims %d even and not negative", rope.theta,
-                           rope.rotary_dims);
+                           "rope theta %g must be positive and finite, rotary_dims %d even and not negative",
+                           rope.theta, rope.rotary_dims);
     }
     rope.theta = rope.theta > 0.0 ? rope.theta : 10000.0;
     ctx->rope = rope;

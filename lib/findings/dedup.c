@@ -102,7 +102,8 @@ static void take_tile(void *user, size_t later, size_t rows, size_t earlier, siz
     for (size_t i = 0; i < rows; i++) {
         candidate *nearest = dedup->nearest + (later + i - dedup->nearest_first) * per_slot;
         for (size_t j = 0; j < columns; j++) {
-            const double pair[KVSIM__KINDS] = {errors[KVSIM__KEY][i * stride + j], errors[KVSIM__VALUE][i * stride + j]};
+            const double pair[KVSIM__KINDS] = {errors[KVSIM__KEY][i * stride + j],
+                                               errors[KVSIM__VALUE][i * stride + j]};
             offer_pair(dedup, nearest, earlier + j, pair);
         }
     }

@@ -45,7 +45,8 @@ kvsim__error_sink kvsim__dedup_sink(kvsim__dedup *dedup);
 /** Figures of a lane and budget, after the run. */
 kvsim__dedup_figures kvsim__dedup_figures_of(const kvsim__dedup *dedup, uint32_t lane, uint32_t budget);
 
-/** What is removed, in order of slots, then lanes, then budgets. @return KVSIM_OK, or KVSIM_E_NOMEM if one did not fit */
+/** What is removed, in order of slots, then lanes, then budgets. @return KVSIM_OK, or KVSIM_E_NOMEM if one did not fit
+ */
 kvsim_status kvsim__dedup_assignments(const kvsim__dedup *dedup, const kvsim__assignment **out, size_t *count);
 
 void kvsim__dedup_close(kvsim__dedup *dedup);

@@ -94,7 +94,8 @@ static kvsim_status table_open(kvsim__base *base, size_t slots, table *out) {
         out->capacity *= 2;
     }
     out->entries = kvsim__allocate_zeroed(base, out->capacity, sizeof *out->entries);
-    return out->entries != NULL ? KVSIM_OK : kvsim__fail_memory(base, out->capacity * sizeof *out->entries, "a hash table");
+    return out->entries != NULL ? KVSIM_OK
+                                : kvsim__fail_memory(base, out->capacity * sizeof *out->entries, "a hash table");
 }
 
 static void table_close(kvsim__base *base, table *out) {
@@ -106,8 +107,9 @@ kvsim_status kvsim__find_equal_pages(const kvsim__contents *contents, uint32_t *
     const size_t slots = contents->slots;
     hashing job = {.contents = contents, .hashes = kvsim__allocate(base, slots, sizeof(XXH128_hash_t))};
     table seen = {0};
-    kvsim_status status = job.hashes != NULL ? table_open(base, slots, &seen)
-                                             : kvsim__fail_memory(base, slots * sizeof(XXH128_hash_t), "hashes of pages");
+    kvsim_status status = job.hashes != NULL
+                              ? table_open(base, slots, &seen)
+                              : kvsim__fail_memory(base, slots * sizeof(XXH128_hash_t), "hashes of pages");
     if (status == KVSIM_OK) {
         kvsim__parallel_for(base, (uint32_t)((slots + RUN - 1) / RUN), hash_run, &job);
         for (size_t slot = 0; slot < slots; slot++) {
@@ -166,7 +168,7 @@ kvsim_status kvsim__find_equal_blocks(kvsim__base *base, size_t slots, const uin
 }
 
 kvsim_status kvsim__count_duplicates(kvsim__base *base, size_t slots, const uint32_t *first, const int64_t *sequences,
-                                     uint8_t *is_duplicate, uint64_t *count) {
+                                     uint64_t *count) {
     /* For each class a slot of a second sequence, if one has been seen: with the class's first slot it answers
        whether any earlier page belongs to another sequence. */
     uint32_t *second = NULL;
@@ -191,9 +193,6 @@ kvsim_status kvsim__count_duplicates(kvsim__base *base, size_t slots, const uint
             }
         }
         *count += duplicate;
-        if (is_duplicate != NULL) {
-            is_duplicate[slot] = duplicate;
-        }
     }
     kvsim__release(base, second, slots, sizeof *second);
     return KVSIM_OK;

@@ -34,10 +34,9 @@ kvsim_status kvsim__find_equal_blocks(kvsim__base *base, size_t slots, const uin
  * Count the slots that have an earlier slot of the same class, of another sequence if `sequences` is not NULL.
  * @param first [slots] as filled above
  * @param sequences [slots] or NULL
- * @param is_duplicate [slots] set to 1 for those, 0 for others; may be NULL
  * @return KVSIM_OK, KVSIM_E_NOMEM
  */
 kvsim_status kvsim__count_duplicates(kvsim__base *base, size_t slots, const uint32_t *first, const int64_t *sequences,
-                                     uint8_t *is_duplicate, uint64_t *count);
+                                     uint64_t *count);
 
 #endif

@@ -87,7 +87,8 @@ typedef struct page_job {
     double code_limit;
 } page_job;
 
-static void pack_row(const page_job *job, size_t i, size_t start, int32_t head, const double *row, const float *stored) {
+static void pack_row(const page_job *job, size_t i, size_t start, int32_t head, const double *row,
+                     const float *stored) {
     const kvsim__plan *plan = job->pairing->plan;
     const kvsim__group *group = &job->pairing->groups[job->kind];
     kvsim__packed *packed = &job->panel->kinds[job->kind];
@@ -110,7 +111,8 @@ static void pack_row(const page_job *job, size_t i, size_t start, int32_t head, 
     }
     if (packed->actives != NULL) {
         uint64_t *actives = packed->actives + i * packed->words;
-        const double tau = plan->jaccard_absolute ? plan->jaccard_tau : plan->jaccard_tau * sqrt(group->mean_square[head]);
+        const double tau =
+            plan->jaccard_absolute ? plan->jaccard_tau : plan->jaccard_tau * sqrt(group->mean_square[head]);
         for (size_t d = 0; d < channels; d++) {
             const bool active = fabs(row[d]) > tau;
             actives[(start + d) / 64] |= (uint64_t)active << (start + d) % 64;

@@ -28,7 +28,7 @@ typedef struct working {
     int kind;
     size_t row, row_count, column, column_count; /* inside the panels */
     bool diagonal;
-    uint64_t looked_at; /* pairs, whether the filter lets them pass or not */
+    uint64_t looked_at;          /* pairs, whether the filter lets them pass or not */
     double cosines[TILE * TILE]; /* -2 where a pair does not count */
     double *errors;              /* [TILE, TILE] INFINITY where a pair does not count */
     gathered out;
@@ -127,8 +127,8 @@ static void gather_codes(working *at, size_t i, size_t j) {
     const size_t n = at->group->elements;
     gathered *out = &at->out;
     if (rows->codes != NULL) {
-        const uint64_t codes = kernels->codes_differ(rows->codes + i * rows->code_stride,
-                                                     columns->codes + j * columns->code_stride, n);
+        const uint64_t codes =
+            kernels->codes_differ(rows->codes + i * rows->code_stride, columns->codes + j * columns->code_stride, n);
         const uint64_t signs =
             kernels->bits_differ(rows->signs + i * rows->words, columns->signs + j * columns->words, rows->words);
         out->codes_differ += codes;

@@ -19,9 +19,9 @@ typedef struct kvsim__tile_job {
     const kvsim__panel *rows;    /**< the later slots */
     const kvsim__panel *columns; /**< the earlier slots; the same panel on the diagonal */
     uint32_t tile_rows, tile_columns;
-    kvsim__tile_sums *sums;          /**< [tiles, KVSIM__KINDS] */
-    double *errors[KVSIM__KINDS];    /**< triangle of the rows panel's own pairs, on the diagonal only; or NULL */
-    pthread_mutex_t *lock;           /**< for everything gathered */
+    kvsim__tile_sums *sums;       /**< [tiles, KVSIM__KINDS] */
+    double *errors[KVSIM__KINDS]; /**< triangle of the rows panel's own pairs, on the diagonal only; or NULL */
+    pthread_mutex_t *lock;        /**< for everything gathered */
 } kvsim__tile_job;
 
 /** Work on tile `index` (row-major) of a kvsim__tile_job. */

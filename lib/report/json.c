@@ -132,7 +132,7 @@ static void write_thresholds(kvsim__json *json, rows *thresholds, int64_t owner)
 }
 
 static void write_histograms(kvsim__json *json, const kvsim_result *result, const kvsim__group_row *row) {
-    static const char *const names[KVSIM__HISTOGRAMS] = {"cosine", "l2", "relative_error",
+    static const char *const names[KVSIM__HISTOGRAMS] = {"cosine",  "l2",           "relative_error",
                                                          "hamming", "hamming_sign", "jaccard"};
     kvsim__json_open(json, "histogram", '{');
     for (int h = 0; h < KVSIM__HISTOGRAMS; h++) {

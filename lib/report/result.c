@@ -10,21 +10,20 @@ typedef struct column_spec {
     size_t offset;
 } column_spec;
 
-#define INT(row, field, bits, unit) {#field, unit, KVSIM_DTYPE_INT, bits, 1, offsetof(row, field)}
-#define UINT(row, field, unit) {#field, unit, KVSIM_DTYPE_UINT, 64, 1, offsetof(row, field)}
-#define REAL(row, field, unit) {#field, unit, KVSIM_DTYPE_FLOAT, 64, 1, offsetof(row, field)}
-#define HISTOGRAM(name, index, unit) \
-    {name, unit, KVSIM_DTYPE_UINT, 64, KVSIM_HISTOGRAM_BINS, offsetof(kvsim__group_row, histograms[index])}
+#define INT(row, field, bits, unit)                                                                                    \
+    { #field, unit, KVSIM_DTYPE_INT, bits, 1, offsetof(row, field) }
+#define UINT(row, field, unit)                                                                                         \
+    { #field, unit, KVSIM_DTYPE_UINT, 64, 1, offsetof(row, field) }
+#define REAL(row, field, unit)                                                                                         \
+    { #field, unit, KVSIM_DTYPE_FLOAT, 64, 1, offsetof(row, field) }
+#define HISTOGRAM(name, index, unit)                                                                                   \
+    { name, unit, KVSIM_DTYPE_UINT, 64, KVSIM_HISTOGRAM_BINS, offsetof(kvsim__group_row, histograms[index]) }
 
 static const column_spec summary_columns[] = {
-    UINT(kvsim__summary_row, references, "blocks"),
-    UINT(kvsim__summary_row, full, "blocks"),
-    UINT(kvsim__summary_row, partial, "blocks"),
-    UINT(kvsim__summary_row, non_finite_blocks, "blocks"),
-    UINT(kvsim__summary_row, opaque_blocks, "blocks"),
-    UINT(kvsim__summary_row, pages, "pages"),
-    UINT(kvsim__summary_row, pairs, "pairs"),
-    UINT(kvsim__summary_row, physical_bytes, "bytes"),
+    UINT(kvsim__summary_row, references, "blocks"),    UINT(kvsim__summary_row, full, "blocks"),
+    UINT(kvsim__summary_row, partial, "blocks"),       UINT(kvsim__summary_row, non_finite_blocks, "blocks"),
+    UINT(kvsim__summary_row, opaque_blocks, "blocks"), UINT(kvsim__summary_row, pages, "pages"),
+    UINT(kvsim__summary_row, pairs, "pairs"),          UINT(kvsim__summary_row, physical_bytes, "bytes"),
     UINT(kvsim__summary_row, logical_bytes, "bytes"),
 };
 
@@ -68,33 +67,39 @@ static const column_spec group_columns[] = {
 };
 
 static const column_spec threshold_columns[] = {
-    INT(kvsim__threshold_row, group, 64, "row of groups"), REAL(kvsim__threshold_row, threshold, "1"),
-    UINT(kvsim__threshold_row, pairs, "pairs"),            REAL(kvsim__threshold_row, pair_share, "1"),
-    UINT(kvsim__threshold_row, pages, "pages"),            REAL(kvsim__threshold_row, page_share, "1"),
+    INT(kvsim__threshold_row, group, 64, "row of groups"),
+    REAL(kvsim__threshold_row, threshold, "1"),
+    UINT(kvsim__threshold_row, pairs, "pairs"),
+    REAL(kvsim__threshold_row, pair_share, "1"),
+    UINT(kvsim__threshold_row, pages, "pages"),
+    REAL(kvsim__threshold_row, page_share, "1"),
 };
 
-#define DEDUP_COLUMNS(owner)                                                                               \
-    {                                                                                                      \
-        INT(kvsim__dedup_row, group, 64, owner), REAL(kvsim__dedup_row, budget, "1"),                      \
-            UINT(kvsim__dedup_row, representatives, "pages"), UINT(kvsim__dedup_row, removed, "pages"),    \
-            REAL(kvsim__dedup_row, removed_share, "1"), UINT(kvsim__dedup_row, groups_of_two_or_more, "1"), \
-            UINT(kvsim__dedup_row, largest_group, "pages"),                                                \
+#define DEDUP_COLUMNS(owner)                                                                                           \
+    {                                                                                                                  \
+        INT(kvsim__dedup_row, group, 64, owner), REAL(kvsim__dedup_row, budget, "1"),                                  \
+            UINT(kvsim__dedup_row, representatives, "pages"), UINT(kvsim__dedup_row, removed, "pages"),                \
+            REAL(kvsim__dedup_row, removed_share, "1"), UINT(kvsim__dedup_row, groups_of_two_or_more, "1"),            \
+            UINT(kvsim__dedup_row, largest_group, "pages"),                                                            \
     }
 
 static const column_spec dedup_columns[] = DEDUP_COLUMNS("row of groups");
 static const column_spec block_dedup_columns[] = DEDUP_COLUMNS("row of blocks");
 
 static const column_spec block_columns[] = {
-    INT(kvsim__block_row, view, 32, "KVSIM_VIEW_*"), INT(kvsim__block_row, layer, 32, "1"),
-    INT(kvsim__block_row, head, 32, "1"),            UINT(kvsim__block_row, block_bytes, "bytes"),
-    UINT(kvsim__block_row, blocks, "blocks"),        UINT(kvsim__block_row, exact_duplicates, "blocks"),
+    INT(kvsim__block_row, view, 32, "KVSIM_VIEW_*"),
+    INT(kvsim__block_row, layer, 32, "1"),
+    INT(kvsim__block_row, head, 32, "1"),
+    UINT(kvsim__block_row, block_bytes, "bytes"),
+    UINT(kvsim__block_row, blocks, "blocks"),
+    UINT(kvsim__block_row, exact_duplicates, "blocks"),
 };
 
 static const column_spec top_columns[] = {
-    INT(kvsim__top_row, group, 64, "row of groups"),     REAL(kvsim__top_row, cosine, "1"),
-    REAL(kvsim__top_row, relative_error, "1"),           INT(kvsim__top_row, sequence, 64, "1"),
-    INT(kvsim__top_row, position, 64, "tokens"),         INT(kvsim__top_row, block, 64, "1"),
-    INT(kvsim__top_row, earlier_sequence, 64, "1"),      INT(kvsim__top_row, earlier_position, 64, "tokens"),
+    INT(kvsim__top_row, group, 64, "row of groups"), REAL(kvsim__top_row, cosine, "1"),
+    REAL(kvsim__top_row, relative_error, "1"),       INT(kvsim__top_row, sequence, 64, "1"),
+    INT(kvsim__top_row, position, 64, "tokens"),     INT(kvsim__top_row, block, 64, "1"),
+    INT(kvsim__top_row, earlier_sequence, 64, "1"),  INT(kvsim__top_row, earlier_position, 64, "tokens"),
     INT(kvsim__top_row, earlier_block, 64, "1"),
 };
 
@@ -119,14 +124,20 @@ static const column_spec assignment_columns[] = {
 };
 
 static const column_spec page_columns[] = {
-    INT(kvsim__page_row, layer, 32, "1"),         INT(kvsim__page_row, kind, 32, "KVSIM_KIND_*"),
-    INT(kvsim__page_row, sequence, 64, "1"),      INT(kvsim__page_row, position, 64, "tokens"),
-    INT(kvsim__page_row, block, 64, "1"),         UINT(kvsim__page_row, generation, "1"),
-    INT(kvsim__page_row, fill, 32, "slots"),      INT(kvsim__page_row, state, 32, "0 compared, 1 partial, 2 non-finite, 3 opaque"),
-    UINT(kvsim__page_row, references, "pages"),   UINT(kvsim__page_row, bytes, "bytes"),
+    INT(kvsim__page_row, layer, 32, "1"),
+    INT(kvsim__page_row, kind, 32, "KVSIM_KIND_*"),
+    INT(kvsim__page_row, sequence, 64, "1"),
+    INT(kvsim__page_row, position, 64, "tokens"),
+    INT(kvsim__page_row, block, 64, "1"),
+    UINT(kvsim__page_row, generation, "1"),
+    INT(kvsim__page_row, fill, 32, "slots"),
+    INT(kvsim__page_row, state, 32, "0 compared, 1 partial, 2 non-finite, 3 opaque"),
+    UINT(kvsim__page_row, references, "pages"),
+    UINT(kvsim__page_row, bytes, "bytes"),
 };
 
-#define TABLE(name, row, columns, in_json) {name, columns, sizeof(columns) / sizeof(columns[0]), sizeof(row), in_json}
+#define TABLE(name, row, columns, in_json)                                                                             \
+    { name, columns, sizeof(columns) / sizeof(columns[0]), sizeof(row), in_json }
 
 static const struct table_spec {
     const char *name;
@@ -255,8 +266,8 @@ bool kvsim__result_column(const kvsim_result *result, uint32_t index, kvsim_colu
 }
 
 const char *kvsim__view_name(int32_t view) {
-    return view == KVSIM_VIEW_CENTERED               ? "centered"
-           : view == KVSIM_VIEW_DEROTATED            ? "derotated"
-           : view == KVSIM_VIEW_DEROTATED_CENTERED   ? "derotated_centered"
-                                                     : "raw";
+    return view == KVSIM_VIEW_CENTERED             ? "centered"
+           : view == KVSIM_VIEW_DEROTATED          ? "derotated"
+           : view == KVSIM_VIEW_DEROTATED_CENTERED ? "derotated_centered"
+                                                   : "raw";
 }

@@ -109,8 +109,7 @@ struct kvsim_result {
 };
 
 /** An empty result. @return KVSIM_OK, KVSIM_E_NOMEM */
-kvsim_status kvsim__result_open(kvsim__base *base, const kvsim__plan *plan, const kvsim_rope *rope,
-                                kvsim_result **out);
+kvsim_status kvsim__result_open(kvsim__base *base, const kvsim__plan *plan, const kvsim_rope *rope, kvsim_result **out);
 
 /** Append a row to a table and return it cleared; NULL when out of memory (error text set). Moves earlier rows. */
 void *kvsim__result_append(kvsim_result *result, int table);
@@ -118,7 +117,8 @@ void *kvsim__result_append(kvsim_result *result, int table);
 /** Rows of a table. */
 size_t kvsim__result_rows(const kvsim_result *result, int table);
 
-/** Build the columns; rows of tables that the JSON report does not hold are given back. @return KVSIM_OK, KVSIM_E_NOMEM */
+/** Build the columns; rows of tables that the JSON report does not hold are given back. @return KVSIM_OK, KVSIM_E_NOMEM
+ */
 kvsim_status kvsim__result_finish(kvsim_result *result);
 
 /** Column number `index` over all tables; false if there is none. */

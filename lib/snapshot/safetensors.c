@@ -333,8 +333,9 @@ static kvsim_status make_room(kvsim_snapshot *snapshot, kvsim__source *source, j
         axes += json_array_size(json_object_get(facts, "shape"));
     }
     void *entries = snapshot->entries;
-    const kvsim_status status = kvsim__grow(base, &entries, &snapshot->entry_capacity, snapshot->entry_count + count,
-                                            sizeof *snapshot->entries);
+    const size_t needed = snapshot->entry_count + count;
+    const kvsim_status status =
+        kvsim__grow(base, &entries, &snapshot->entry_capacity, needed > 0 ? needed : 1, sizeof *snapshot->entries);
     snapshot->entries = entries;
     if (status != KVSIM_OK) {
         return status;

@@ -1,9 +1,9 @@
 /** The context: what the public handle points to. */
-#ifndef KVSIM_CONTEXT_H
-#define KVSIM_CONTEXT_H
+#ifndef KVSIM_COMPUTE_CONTEXT_H
+#define KVSIM_COMPUTE_CONTEXT_H
 
-#include "pages/store.h"
-#include "report/result.h"
+#include "../pages/store.h"
+#include "../report/result.h"
 
 struct kvsim_ctx {
     kvsim__base base;

@@ -44,14 +44,16 @@ static kvsim_status read_numbers(kvsim__base *base, const kvsim_compute_options 
     const uint32_t all_flags = KVSIM_COMPUTE_PER_HEAD | KVSIM_COMPUTE_BEST_MATCH | KVSIM_COMPUTE_ASSIGNMENTS;
     if ((options->metrics & ~all_metrics) != 0 || (options->views & ~all_views) != 0 ||
         (options->flags & ~all_flags) != 0) {
-        return kvsim__fail(base, KVSIM_E_INVALID, "metrics 0x%x, views 0x%x or flags 0x%x hold bits this library does not know",
+        return kvsim__fail(base, KVSIM_E_INVALID,
+                           "metrics 0x%x, views 0x%x or flags 0x%x hold bits this library does not know",
                            options->metrics, options->views, options->flags);
     }
     if (options->pairs != 0 && options->pairs != KVSIM_PAIRS_ALL && options->pairs != KVSIM_PAIRS_DIFFERENT_SEQUENCES) {
         return kvsim__fail(base, KVSIM_E_INVALID, "pairs %d is none of KVSIM_PAIRS_*", options->pairs);
     }
     if (options->hamming_bits != 0 && options->hamming_bits != 8 && options->hamming_bits != 4) {
-        return kvsim__fail(base, KVSIM_E_INVALID, "hamming_bits %u; 8 and 4 are possible (sign bits are always reported)",
+        return kvsim__fail(base, KVSIM_E_INVALID,
+                           "hamming_bits %u; 8 and 4 are possible (sign bits are always reported)",
                            options->hamming_bits);
     }
     if (options->top_k != KVSIM_TOP_NONE && options->top_k > MAX_TOP_K) {
@@ -84,9 +86,9 @@ kvsim_status kvsim__read_plan(kvsim__base *base, const kvsim_compute_options *fr
     }
     status = read_numbers(base, &options, plan);
     if (status == KVSIM_OK) {
-        status = read_levels(base, "thresholds", options.thresholds, options.threshold_count, -1.0, 1.0,
-                             default_thresholds, sizeof default_thresholds / sizeof(double), plan->thresholds,
-                             &plan->threshold_count);
+        status =
+            read_levels(base, "thresholds", options.thresholds, options.threshold_count, -1.0, 1.0, default_thresholds,
+                        sizeof default_thresholds / sizeof(double), plan->thresholds, &plan->threshold_count);
     }
     if (status == KVSIM_OK) {
         status = read_levels(base, "budgets", options.budgets, options.budget_count, 0.0, 1.0, default_budgets,

@@ -1,0 +1,154 @@
+/* The order of a compute: groups, units, views. */
+#include "internal.h"
+
+static void describe_group(const kvsim__work *at, const kvsim__unit *unit, int kind, kvsim__group *group) {
+    const kvsim__format *format = kvsim__page_format(at->store, unit->kinds[kind]->any_page);
+    group->base = at->base;
+    group->store = at->store;
+    group->pages = unit->pages[kind];
+    group->slots = unit->slots;
+    for (size_t slot = 0; slot < unit->slots; slot++) {
+        group->count += unit->pages[kind][slot] != KVSIM__NONE;
+    }
+    group->heads = kvsim__unit_heads(at, unit, kind, &group->first_head);
+    group->tokens = format->tokens;
+    group->head_dim = format->head_dim;
+    group->elements = (size_t)format->tokens * (size_t)group->heads * (size_t)format->head_dim;
+}
+
+static kvsim_status run_view(kvsim__work *at, const kvsim__unit *unit, uint32_t view) {
+    kvsim__pairing pairing = {.base = at->base,
+                              .plan = at->plan,
+                              .progress = &at->progress,
+                              .slots = unit->slots,
+                              .sequences = unit->sequences};
+    kvsim__dedup *dedup = NULL;
+    kvsim_status status = KVSIM_OK;
+    for (int kind = 0; kind < KVSIM__KINDS; kind++) {
+        int32_t first;
+        pairing.groups[kind].base = at->base;
+        pairing.present[kind] =
+            kvsim__unit_heads(at, unit, kind, &first) > 0 && !kvsim__is_opaque(at, unit->kinds[kind]);
+        if (pairing.present[kind] && status == KVSIM_OK) {
+            describe_group(at, unit, kind, &pairing.groups[kind]);
+            status = kvsim__group_open(&pairing.groups[kind], view, unit->kinds[kind]->kind, &at->ctx->rope);
+        }
+        if (pairing.present[kind] && status == KVSIM_OK) {
+            status = kvsim__figures_open(at->base, at->plan, unit->slots, &pairing.figures[kind]);
+        }
+    }
+    if (status == KVSIM_OK) {
+        const uint8_t *const present[KVSIM__LANES] = {unit->present[0], unit->present[1], unit->present[2]};
+        const bool keep = (at->plan->flags & KVSIM_COMPUTE_ASSIGNMENTS) != 0;
+        status = kvsim__dedup_open(at->base, at->plan, unit->slots, present, keep, &dedup);
+    }
+    if (status == KVSIM_OK) {
+        pairing.sink = kvsim__dedup_sink(dedup);
+        status = kvsim__pairs_run(&pairing);
+    }
+    if (status == KVSIM_OK) {
+        status = kvsim__put_view(at, unit, (int32_t)view, &pairing, dedup);
+    }
+    kvsim__dedup_close(dedup);
+    for (int kind = 0; kind < KVSIM__KINDS; kind++) {
+        kvsim__figures_close(at->base, at->plan, unit->slots, &pairing.figures[kind]);
+        kvsim__group_close(&pairing.groups[kind]);
+    }
+    return status;
+}
+
+static const uint32_t view_order[] = {KVSIM_VIEW_RAW, KVSIM_VIEW_CENTERED, KVSIM_VIEW_DEROTATED,
+                                      KVSIM_VIEW_DEROTATED_CENTERED};
+
+static kvsim_status run_unit(kvsim__work *at, const kvsim__combination *keys, const kvsim__combination *values) {
+    kvsim__unit unit;
+    int32_t heads = 0;
+    kvsim_status status = kvsim__unit_open(at, keys, values, &unit);
+    for (int kind = 0; kind < KVSIM__KINDS; kind++) {
+        const kvsim__combination *group = unit.kinds[kind];
+        const int32_t own = group != NULL ? kvsim__page_format(at->store, group->any_page)->heads : 0;
+        heads = own > heads ? own : heads;
+    }
+    const int32_t end = (at->plan->flags & KVSIM_COMPUTE_PER_HEAD) != 0 ? heads : 0;
+    const bool any_arithmetic =
+        (keys != NULL && !kvsim__is_opaque(at, keys)) || (values != NULL && !kvsim__is_opaque(at, values));
+    for (unit.head = -1; unit.head < end && status == KVSIM_OK; unit.head++) {
+        status = kvsim__unit_find_duplicates(at, &unit);
+        if (status == KVSIM_OK && unit.head < 0) {
+            status = kvsim__put_opaque(at, &unit);
+        }
+        for (size_t v = 0; v < sizeof view_order / sizeof view_order[0] && status == KVSIM_OK && any_arithmetic; v++) {
+            if ((at->plan->views & view_order[v]) != 0) {
+                status = run_view(at, &unit, view_order[v]);
+            }
+        }
+    }
+    kvsim__unit_close(at, &unit);
+    return status;
+}
+
+static uint64_t count_passes(const kvsim__work *at, const kvsim__combination *group) {
+    uint64_t views = 0;
+    for (size_t v = 0; v < sizeof view_order / sizeof view_order[0]; v++) {
+        views += (at->plan->views & view_order[v]) != 0;
+    }
+    const uint64_t heads = (uint64_t)kvsim__page_format(at->store, group->any_page)->heads;
+    return views * ((at->plan->flags & KVSIM_COMPUTE_PER_HEAD) != 0 ? 1 + heads : 1);
+}
+
+static kvsim_status run(kvsim__work *at) {
+    kvsim_status status = kvsim__classify_pages(at);
+    if (status == KVSIM_OK) {
+        status = kvsim__collect_groups(at);
+    }
+    if (status == KVSIM_OK) {
+        status = kvsim__put_summary(at);
+    }
+    for (size_t c = 0; c < at->combination_count; c++) {
+        const kvsim__combination *group = &at->combinations[c];
+        at->progress.total +=
+            group->compared > 1 ? group->compared * (group->compared - 1) / 2 * count_passes(at, group) : 0;
+    }
+    for (size_t c = 0; c < at->combination_count && status == KVSIM_OK; c++) {
+        kvsim__combination *group = &at->combinations[c];
+        if (group->kind == KVSIM_KIND_KEY) {
+            kvsim__combination *partner = kvsim__find_partner(at, group);
+            if (partner != NULL) {
+                partner->paired = true;
+            }
+            status = run_unit(at, group, partner);
+        } else if (!group->paired) {
+            status = run_unit(at, NULL, group);
+        }
+    }
+    if (status == KVSIM_OK) {
+        status = kvsim__put_pages(at);
+    }
+    if (status == KVSIM_OK) {
+        kvsim__progress_report(&at->progress, at->plan, true);
+        status = kvsim__result_finish(at->result);
+    }
+    return status;
+}
+
+kvsim_status kvsim__compute(kvsim_ctx *ctx, const kvsim__plan *plan, kvsim_result **out) {
+    kvsim__work at = {.ctx = ctx, .base = &ctx->base, .store = &ctx->store, .plan = plan};
+    *out = NULL;
+    if ((plan->views & (KVSIM_VIEW_DEROTATED | KVSIM_VIEW_DEROTATED_CENTERED)) != 0 &&
+        ctx->rope.style == KVSIM_ROPE_NONE) {
+        return kvsim__fail(&ctx->base, KVSIM_E_UNSUPPORTED,
+                           "a de-rotated view needs to know how keys were rotated: call kvsim_set_rope first");
+    }
+    kvsim_status status = kvsim__result_open(at.base, plan, &ctx->rope, &at.result);
+    if (status == KVSIM_OK) {
+        status = run(&at);
+    }
+    kvsim__release(at.base, at.states, ctx->store.page_count, 1);
+    kvsim__release(at.base, at.combinations, at.combination_capacity, sizeof *at.combinations);
+    if (status != KVSIM_OK) {
+        kvsim_result_destroy(at.result);
+        return status;
+    }
+    *out = at.result;
+    return KVSIM_OK;
+}

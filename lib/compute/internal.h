@@ -1,0 +1,87 @@
+/**
+ * From pages to a result: which pages form groups, what is found in each, one row after the other.
+ *
+ * A unit is one layer's key group and value group side by side (either may be missing), all heads or one of them.
+ * Its slots are identities in arrival order, so a slot's key page and value page are a block.
+ */
+#ifndef KVSIM_COMPUTE_INTERNAL_H
+#define KVSIM_COMPUTE_INTERNAL_H
+
+#include "../findings/dedup.h"
+#include "context.h"
+
+/** The pages of one layer and kind whose formats are of one class. */
+typedef struct kvsim__combination {
+    int32_t layer, kind;
+    uint32_t class_id;
+    uint32_t any_page;
+    uint64_t references, physical, partial, non_finite, opaque, compared;
+    bool paired; /**< a value group that a key group has taken as its partner */
+} kvsim__combination;
+
+/** One compute while it runs. */
+typedef struct kvsim__work {
+    kvsim_ctx *ctx;
+    kvsim__base *base;
+    const kvsim__store *store;
+    const kvsim__plan *plan;
+    kvsim_result *result;
+    kvsim__progress progress;
+    uint8_t *states; /**< [pages] KVSIM__STATE_* */
+    kvsim__combination *combinations;
+    size_t combination_count, combination_capacity;
+} kvsim__work;
+
+/** One unit while it is worked on; arrays are [slots]. */
+typedef struct kvsim__unit {
+    const kvsim__combination *kinds[KVSIM__KINDS];
+    size_t slots;
+    uint32_t *pages[KVSIM__KINDS];
+    uint32_t *first[KVSIM__LANES]; /**< first slot of equal contents */
+    uint8_t *present[KVSIM__LANES];
+    uint64_t duplicates[KVSIM__LANES];
+    int64_t *sequences; /**< NULL if all pairs count */
+    int32_t head;       /**< -1 = all */
+} kvsim__unit;
+
+/** Look at the contents of every page: `states`. */
+kvsim_status kvsim__classify_pages(kvsim__work *at);
+
+/** Sort the pages into groups: `combinations`, by layer, keys before values, then first come. */
+kvsim_status kvsim__collect_groups(kvsim__work *at);
+
+/** True if a page (KVSIM__NONE is none) is of the group's class; its layer and kind are not looked at. */
+bool kvsim__in_group(const kvsim__work *at, const kvsim__combination *group, uint32_t page);
+
+/** The value group that holds the partners of a key group's pages; NULL if there is none that is free. */
+kvsim__combination *kvsim__find_partner(kvsim__work *at, const kvsim__combination *keys);
+
+/** Fill in the slots of a unit: identities that have a page in either group. */
+kvsim_status kvsim__unit_open(kvsim__work *at, const kvsim__combination *keys, const kvsim__combination *values,
+                              kvsim__unit *unit);
+
+void kvsim__unit_close(kvsim__work *at, kvsim__unit *unit);
+
+/** Exact duplicates of each kind and of blocks, for the unit's `head`: the same in every view. */
+kvsim_status kvsim__unit_find_duplicates(kvsim__work *at, kvsim__unit *unit);
+
+/** Heads that a kind contributes to a unit: all, or the one of a per-head unit if it has it; `first` is the first. */
+int32_t kvsim__unit_heads(const kvsim__work *at, const kvsim__unit *unit, int kind, int32_t *first);
+
+/** True for a group of opaque pages. */
+bool kvsim__is_opaque(const kvsim__work *at, const kvsim__combination *group);
+
+/** Append all rows of a unit in one view. */
+kvsim_status kvsim__put_view(kvsim__work *at, const kvsim__unit *unit, int32_t view, const kvsim__pairing *pairing,
+                             const kvsim__dedup *dedup);
+
+/** Append the rows of opaque pages, which are in the raw view only. */
+kvsim_status kvsim__put_opaque(kvsim__work *at, const kvsim__unit *unit);
+
+/** Append the summary. */
+kvsim_status kvsim__put_summary(kvsim__work *at);
+
+/** Append the pages, if a table that was asked for refers to them. */
+kvsim_status kvsim__put_pages(kvsim__work *at);
+
+#endif
