@@ -245,7 +245,7 @@ int engine_load_config(engine *e, const char *folder) {
     }
     snprintf(path, size, "%s/config.json", folder);
     json_error_t error;
-    json_t *root = json_load_file(path, 0, &error);
+    json_t *root = json_load_file(path, JSON_REJECT_DUPLICATES, &error);
     int status;
     if (!root) {
         /* Line -1: the file could not be opened, and the text has its path. */

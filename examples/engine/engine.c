@@ -135,7 +135,7 @@ static int load(engine *e) {
     c->max_blocks = e->pool.blocks;
     c->kv_dtype = e->pool.kv_dtype;
     e->loaded = true;
-    openblas_set_num_threads(e->options.threads ? e->options.threads : openblas_get_num_procs());
+    e->threads = e->options.threads ? e->options.threads : openblas_get_num_procs();
     engine_say(e, "%s: %s, %lld parameters, %d layers, %d query heads, %d KV heads of %d channels", c->model_name,
                c->architecture, (long long)c->parameters, c->layers, c->query_heads, c->kv_heads, c->head_dim);
     engine_say(e, "pool of %lld blocks of %d tokens, %lld bytes each", (long long)c->max_blocks, c->page_tokens,

@@ -172,9 +172,11 @@ typedef struct workspace {
     float *rotation;       /* [rows, head_dim]: cosines, then sines */
     float *keys;           /* [context, kv_heads * head_dim] gathered from the pages of one sequence */
     float *values;         /* as keys */
-    float *scores;         /* [query rows, context] */
+    float *scores;         /* [query_rows, context] */
+    float *sums;           /* [query_rows] denominators of the softmax */
     float *logits;         /* [logit rows, vocabulary] */
     candidate *candidates; /* [vocabulary] */
+    size_t query_rows;     /* query rows that are scored together, at most */
     int64_t context;       /* tokens that keys, values and scores have room for */
     int64_t logit_rows;    /* rows that logits has room for */
 } workspace;
@@ -193,6 +195,7 @@ struct engine {
     char *model_name;
     char *architecture;
     bool loaded;
+    int32_t threads; /* of OpenBLAS, for large products */
     model_config model;
     model_weights weights;
     block_pool pool;

@@ -10,6 +10,10 @@
 /* Query rows that are scored together. Rows of one tile all pay for the keys that its last row sees. */
 #define QUERY_TILE 64
 
+/* Batches of fewer rows are multiplied by one thread: they do not feed more, and on two cores are no faster with two
+ * and much slower when something else runs there. */
+#define ROWS_FOR_THREADS 32
+
 int workspace_create(engine *e) {
     const engine_config *c = &e->config;
     workspace *w = &e->workspace;
@@ -21,8 +25,11 @@ int workspace_create(engine *e) {
     w->attention = engine_array(rows, (size_t)c->query_heads * (size_t)c->head_dim * sizeof(float));
     w->gate_up = engine_array(rows, 2 * (size_t)c->intermediate * sizeof(float));
     w->rotation = engine_array(rows, (size_t)c->head_dim * sizeof(float));
+    w->query_rows = c->query_heads > QUERY_TILE ? (size_t)c->query_heads : QUERY_TILE;
+    w->sums = engine_array(w->query_rows, sizeof(float));
     w->candidates = engine_array((size_t)c->vocabulary, sizeof *w->candidates);
-    if (!w->residual || !w->normed || !w->qkv || !w->attention || !w->gate_up || !w->rotation || !w->candidates) {
+    if (!w->residual || !w->normed || !w->qkv || !w->attention || !w->gate_up || !w->rotation || !w->sums ||
+        !w->candidates) {
         return engine_fail_memory(e, "the workspace of the forward pass");
     }
     return ENGINE_OK;
@@ -38,6 +45,7 @@ void workspace_destroy(workspace *w) {
     free(w->keys);
     free(w->values);
     free(w->scores);
+    free(w->sums);
     free(w->logits);
     free(w->candidates);
 }
@@ -56,14 +64,13 @@ static int workspace_reserve(engine *e, const batch *b) {
         int64_t room = context > 2 * w->context ? context : 2 * w->context;
         room = room < c->max_position ? room : c->max_position;
         size_t row_bytes = e->pool.row_elements * sizeof(float);
-        size_t query_rows = c->query_heads > QUERY_TILE ? (size_t)c->query_heads : QUERY_TILE;
         free(w->keys);
         free(w->values);
         free(w->scores);
         w->context = 0;
         w->keys = engine_array((size_t)room, row_bytes);
         w->values = engine_array((size_t)room, row_bytes);
-        w->scores = engine_array((size_t)room, query_rows * sizeof(float));
+        w->scores = engine_array((size_t)room, w->query_rows * sizeof(float));
         if (!w->keys || !w->values || !w->scores) {
             return engine_fail_memory(e, "the keys and values of one sequence");
         }
@@ -111,13 +118,19 @@ static void normalise(const float *from, const float *weight, double epsilon, fl
 
 /*
  * e^x for x <= 88, written so that compilers turn loops over it into vector code. x = n ln 2 + r with |r| <= ln 2 / 2;
- * the polynomial of e^r is that of Cephes' expf, relative error below 2e-7. Below -87 the result is about 1e-38.
+ * the polynomial of e^r is that of Cephes' expf, relative error below 2e-7. Adding 1.5 * 2^23 rounds to the integer n
+ * and leaves it in the lowest bits. Below -87 the result is about 1e-38.
  */
 static inline float exponential(float x) {
-    const float round_to_integer = 0x1.8p23f;
+    typedef union word {
+        float value;
+        uint32_t bits;
+    } word;
+    const word round = {0x1.8p23f};
     x = x < -87.0f ? -87.0f : x;
-    float n = (x * 1.44269504f + round_to_integer) - round_to_integer;
-    float r = x - n * 0.693359375f + n * 2.12194440e-4f;
+    word n = {x * 1.44269504f + round.value};
+    float whole = n.value - round.value;
+    float r = x - whole * 0.693359375f + whole * 2.12194440e-4f;
     float p = 1.9875691500e-4f;
     p = p * r + 1.3981999507e-3f;
     p = p * r + 8.3334519073e-3f;
@@ -125,10 +138,7 @@ static inline float exponential(float x) {
     p = p * r + 1.6666665459e-1f;
     p = p * r + 5.0000001201e-1f;
     p = p * r * r + r + 1.0f;
-    union {
-        int32_t bits;
-        float value;
-    } power = {((int32_t)n + 127) * (1 << 23)};
+    word power = {.bits = (n.bits - round.bits + 127u) << 23};
     return p * power.value;
 }
 
@@ -206,48 +216,51 @@ static void gather(engine *e, int32_t layer, const sequence *s, int64_t context)
     }
 }
 
+/* Scores are handled in groups of that many, each with its own maximum and sum, so that compilers can vectorise. */
 #define LANES 16
 
-/* Softmax over the first `visible` scores; the rest of the row becomes 0. */
-static void softmax(float *scores, int64_t visible, int64_t width) {
-    float largest[LANES];
-    float sums[LANES] = {0};
-    for (int64_t i = 0; i < LANES; i++) {
-        largest[i] = scores[0];
+static float largest_of(const float *scores, int64_t count) {
+    float lanes[LANES];
+    int64_t whole = count - count % LANES;
+    for (int64_t k = 0; k < LANES; k++) {
+        lanes[k] = scores[0];
     }
+    for (int64_t i = 0; i < whole; i += LANES) {
+        for (int64_t k = 0; k < LANES; k++) {
+            lanes[k] = scores[i + k] > lanes[k] ? scores[i + k] : lanes[k];
+        }
+    }
+    float largest = lanes[0];
+    for (int64_t k = 1; k < LANES; k++) {
+        largest = lanes[k] > largest ? lanes[k] : largest;
+    }
+    for (int64_t i = whole; i < count; i++) {
+        largest = scores[i] > largest ? scores[i] : largest;
+    }
+    return largest;
+}
+
+/* Softmax over the first `visible` scores but for its denominator, which is returned; the rest of the row becomes 0. */
+static float exponentiate(float *scores, int64_t visible, int64_t width) {
+    float lanes[LANES] = {0};
+    float largest = largest_of(scores, visible);
     int64_t whole = visible - visible % LANES;
     for (int64_t i = 0; i < whole; i += LANES) {
         for (int64_t k = 0; k < LANES; k++) {
-            largest[k] = scores[i + k] > largest[k] ? scores[i + k] : largest[k];
-        }
-    }
-    float top = largest[0];
-    for (int64_t k = 1; k < LANES; k++) {
-        top = largest[k] > top ? largest[k] : top;
-    }
-    for (int64_t i = whole; i < visible; i++) {
-        top = scores[i] > top ? scores[i] : top;
-    }
-    for (int64_t i = 0; i < visible; i++) {
-        scores[i] = exponential(scores[i] - top);
-    }
-    for (int64_t i = 0; i < whole; i += LANES) {
-        for (int64_t k = 0; k < LANES; k++) {
-            sums[k] += scores[i + k];
+            scores[i + k] = exponential(scores[i + k] - largest);
+            lanes[k] += scores[i + k];
         }
     }
     float sum = 0.0f;
     for (int64_t k = 0; k < LANES; k++) {
-        sum += sums[k];
+        sum += lanes[k];
     }
     for (int64_t i = whole; i < visible; i++) {
+        scores[i] = exponential(scores[i] - largest);
         sum += scores[i];
     }
-    float scale = 1.0f / sum;
-    for (int64_t i = 0; i < visible; i++) {
-        scores[i] *= scale;
-    }
     memset(scores + visible, 0, (size_t)(width - visible) * sizeof *scores);
+    return sum;
 }
 
 /*
@@ -266,10 +279,15 @@ static void attend_head(engine *e, int32_t kv_head, const float *queries, int64_
     cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasTrans, (int)rows, (int)width, c->head_dim, scale, queries,
                 (int)query_stride, keys, row_stride, 0.0f, w->scores, (int)width);
     for (int64_t r = 0; r < rows; r++) {
-        softmax(w->scores + r * width, visible + r * step, width);
+        w->sums[r] = exponentiate(w->scores + r * width, visible + r * step, width);
     }
     cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasNoTrans, (int)rows, c->head_dim, (int)width, 1.0f, w->scores,
                 (int)width, values, row_stride, 0.0f, out, (int)out_stride);
+    for (int64_t r = 0; r < rows; r++) {
+        for (int32_t i = 0; i < c->head_dim; i++) {
+            out[r * out_stride + i] /= w->sums[r];
+        }
+    }
 }
 
 /* Causal attention of a segment's tokens over all tokens of its sequence up to themselves. */
@@ -341,6 +359,7 @@ int engine_forward(engine *e, const batch *b) {
     if (status != ENGINE_OK) {
         return status;
     }
+    openblas_set_num_threads(b->rows < ROWS_FOR_THREADS ? 1 : e->threads);
     size_t row_bytes = (size_t)c->hidden * sizeof(float);
     for (int64_t r = 0; r < b->rows; r++) {
         memcpy(w->residual + r * c->hidden, e->weights.embedding + (int64_t)b->tokens[r] * c->hidden, row_bytes);

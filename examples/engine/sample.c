@@ -22,7 +22,7 @@ static double uniform(sampler *s) {
 static int32_t most_likely(const float *logits, int32_t vocabulary) {
     int32_t best = 0;
     for (int32_t i = 1; i < vocabulary; i++) {
-        if (logits[i] > logits[best]) {
+        if (logits[i] > logits[best] || logits[best] != logits[best]) { /* what is no number loses */
             best = i;
         }
     }
