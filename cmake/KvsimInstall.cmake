@@ -43,6 +43,8 @@ install(FILES "${PROJECT_BINARY_DIR}/kvsim.pc" DESTINATION "${KVSIM_PC_DIR}")
 if(TARGET kvsim-analyze)
     install(TARGETS kvsim-analyze RUNTIME DESTINATION "${CMAKE_INSTALL_BINDIR}")
     install(FILES docs/man/kvsim-analyze.1 DESTINATION "${CMAKE_INSTALL_MANDIR}/man1")
+    install(FILES share/bash-completion/completions/kvsim-analyze
+        DESTINATION "${CMAKE_INSTALL_DATADIR}/bash-completion/completions")
     install(DIRECTORY examples/models/tiny DESTINATION "${CMAKE_INSTALL_DATADIR}/kvsim/models")
     install(DIRECTORY examples/models/prompts DESTINATION "${CMAKE_INSTALL_DATADIR}/kvsim/models")
 endif()

@@ -214,5 +214,5 @@ int main(void) {
     TCase *threads = kvsim_check_case(suite, "threads");
     tcase_add_loop_test(threads, every_index_is_visited_once, 0, 6);
     tcase_add_test(threads, threads_of_the_host_are_used);
-    return kvsim_check_main(suite, "base", 19);
+    return kvsim_check_main(suite, "test_base", 19);
 }
