@@ -200,8 +200,11 @@ static void release(analysis *run) {
     figures_release(&run->figures);
     json_decref(run->report);
     kvsim_result_destroy(run->result);
-    kvsim_ctx_destroy(run->ctx);
+    /* The pages are borrowed from the source, and the files of the source from the context. */
+    if (run->ctx != NULL)
+        kvsim_ctx_clear(run->ctx);
     source_close(&run->source);
+    kvsim_ctx_destroy(run->ctx);
     options_release(&run->options);
 }
 

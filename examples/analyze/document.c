@@ -199,6 +199,22 @@ static json_t *shared_member(const report_figures *figures, const char *name) {
     return member != NULL ? json_incref(member) : json_array();
 }
 
+/**
+ * The groups without the numbers of physical blocks in their top pairs: sequence and position say which page it is,
+ * and stay the same when the pages are dumped and read again.
+ */
+static json_t *groups_without_blocks(const report_figures *figures) {
+    static const char *const places[] = {"page", "earlier"};
+    json_t *groups = shared_member(figures, "groups");
+    json_t *group, *pair;
+    size_t i, j;
+    json_array_foreach(groups, i, group)
+        json_array_foreach(json_object_get(group, "top_pairs"), j,
+                           pair) for (size_t place = 0; place < sizeof places / sizeof *places; place++)
+            json_object_del(json_object_get(pair, places[place]), "block");
+    return groups;
+}
+
 json_t *document_build(const document_parts *parts, error_text *error) {
     const report_figures *figures = parts->figures;
     uint64_t opportunities = 0;
@@ -214,7 +230,7 @@ json_t *document_build(const document_parts *parts, error_text *error) {
     json_object_set_new(document, "notes", describe_notes(figures));
     json_object_set_new(document, "layer_analysis", describe_layers(figures));
     json_object_set_new(document, "compression_opportunities", listed);
-    json_object_set_new(document, "groups", shared_member(figures, "groups"));
+    json_object_set_new(document, "groups", groups_without_blocks(figures));
     json_object_set_new(document, "blocks", shared_member(figures, "blocks"));
     if (!parts->options->reproducible)
         json_object_set_new(document, "environment", describe_environment(parts));

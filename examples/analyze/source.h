@@ -26,8 +26,8 @@ typedef struct page_source {
 } page_source;
 
 /**
- * Open the files of --pages, or run the engine, and add the pages to `ctx`. The pages are borrowed: destroy the
- * context before source_close.
+ * Open the files of --pages, or run the engine, and add the pages to `ctx`. The pages are borrowed: clear the
+ * context before source_close, and destroy it after.
  * @return 0, or -1 with `error` set (or after a signal, see `interrupted`). The source must be closed in any case
  */
 int source_open(page_source *source, kvsim_ctx *ctx, const analyze_options *options, error_text *error);

@@ -121,7 +121,7 @@ static int run_engine(page_source *source, kvsim_ctx *ctx, const analyze_options
         return fail(error, "%s", engine_error(e));
     if (options->dump != NULL && engine_dump(e, ctx, options->dump, (const char *const *)prompts->texts) != ENGINE_OK)
         return fail(error, "%s", engine_error(e));
-    if (engine_add_pages(e, ctx) != ENGINE_OK)
+    if (engine_add_selected_pages(e, ctx, options->kind, options->layers, options->layer_count) != ENGINE_OK)
         return fail(error, "%s", engine_error(e));
     describe(source, e, options, prompts->count);
     if (asprintf(&source->title, "%s, %zu prompts", engine_get_config(e)->model_name, prompts->count) < 0) {

@@ -38,11 +38,16 @@ static void print_share_row(FILE *out, const char *name, uint64_t key, uint64_t 
     print_table_row(out, name, key_text, value_text);
 }
 
+/** Zero for what would be printed as a zero with a minus sign. */
+static double without_minus_zero(double mean) {
+    return fabs(mean) < 0.0005 ? 0.0 : mean;
+}
+
 static void mean_text(char *text, size_t size, double mean) {
     if (isnan(mean))
         snprintf(text, size, "-");
     else
-        snprintf(text, size, "%.3f", mean);
+        snprintf(text, size, "%.3f", without_minus_zero(mean));
 }
 
 static void print_kinds(FILE *out, const report_figures *figures) {
@@ -75,9 +80,9 @@ static void print_caution(FILE *out, const report_figures *figures) {
     if (key[0].pairs == 0 || !removes_mean)
         return;
     fprintf(out,
-            "\nThe cosine of raw keys mostly measures the mean that all keys of a layer share: it is %.2f here, and\n"
-            "%.2f once that mean%s taken out (view %s). It is not a share of memory.\n",
-            figures_mean(&key[0]), figures_mean(&key[figures->view_count - 1]),
+            "\nThe cosine of raw keys mostly measures the mean that all keys of a layer share: it is %.3f here, and\n"
+            "%.3f once that mean%s taken out (view %s). It is no share of memory.\n",
+            figures_mean(&key[0]), without_minus_zero(figures_mean(&key[figures->view_count - 1])),
             strstr(last, "derotated") != NULL ? " and the rotation by position are" : " is", last);
 }
 

@@ -266,6 +266,14 @@ int engine_logits(engine *e, const int32_t *ids, int64_t count, int64_t first, f
 int engine_add_pages(engine *e, kvsim_ctx *ctx);
 
 /**
+ * As engine_add_pages, for some of the pages.
+ * @param kind KVSIM_KIND_*
+ * @param layers [layer_count] layers, each once; NULL = all
+ * @return ENGINE_OK, ENGINE_E_INVALID (no such layer), ENGINE_E_NOMEM, ENGINE_E_KVSIM
+ */
+int engine_add_selected_pages(engine *e, kvsim_ctx *ctx, int32_t kind, const int32_t *layers, size_t layer_count);
+
+/**
  * Write what `engine_add_pages` would add as a file of the schema kvsim.dump.v1: for each sequence its tokens in the
  * cache and their keys and values. The dump has no block tables: a block that is shared is written once for each
  * sequence. Turn `share_prefixes` off where the pages of the dump must be the same as the live ones.

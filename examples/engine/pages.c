@@ -77,38 +77,77 @@ static int make_table(engine *e, table *t) {
     return ENGINE_OK;
 }
 
+/* The pool of a layer as a tensor: both kinds packed, or one of them as a strided view. */
+typedef struct layer_tensor {
+    kvsim_tensor tensor;
+    int64_t shape[5];
+    int64_t strides[5];
+} layer_tensor;
+
+static void make_layer_tensor(const engine *e, int32_t layer, int32_t kind, layer_tensor *out) {
+    const int64_t tokens = e->pool.page_tokens, heads = e->config.kv_heads, size = e->config.head_dim;
+    const int64_t packed[] = {e->pool.blocks, 2, tokens, heads, size};
+    const int64_t packed_strides[] = {2 * tokens * heads * size, tokens * heads * size, heads * size, size, 1};
+    int axes = 0;
+    for (int axis = 0; axis < 5; axis++) {
+        if (axis == 1 && kind != KVSIM_KIND_BOTH) {
+            continue;
+        }
+        out->shape[axes] = packed[axis];
+        out->strides[axes++] = packed_strides[axis];
+    }
+    out->tensor = (kvsim_tensor)KVSIM_TENSOR_INIT;
+    out->tensor.device_type = KVSIM_DEVICE_CPU;
+    out->tensor.ndim = axes;
+    out->tensor.dtype_code = dtype_code(e);
+    out->tensor.dtype_bits = dtype_bits(e);
+    out->tensor.data = e->pool.layers[layer];
+    out->tensor.byte_offset = kind == KVSIM_KIND_VALUE ? (uint64_t)e->pool.page_bytes : 0;
+    out->tensor.shape = out->shape;
+    out->tensor.strides = out->strides;
+}
+
+static kvsim_status add_layer(const engine *e, kvsim_ctx *ctx, const table *t, int32_t layer, int32_t kind) {
+    layer_tensor view;
+    make_layer_tensor(e, layer, kind, &view);
+    kvsim_pages pages = KVSIM_PAGES_INIT;
+    pages.flags = KVSIM_PAGES_BORROW;
+    pages.layer = layer;
+    pages.kind = kind;
+    pages.layout = kind == KVSIM_KIND_BOTH ? KVSIM_LAYOUT_B2NHD : KVSIM_LAYOUT_BNHD;
+    pages.source = e->options.source;
+    pages.tensor = &view.tensor;
+    pages.block_table = t->blocks;
+    pages.table_rows = t->rows;
+    pages.table_columns = t->columns;
+    pages.seq_lens = t->lengths;
+    pages.sequences = t->numbers;
+    return kvsim_add_pages(ctx, &pages);
+}
+
 int engine_add_pages(engine *e, kvsim_ctx *ctx) {
+    return engine_add_selected_pages(e, ctx, KVSIM_KIND_BOTH, NULL, 0);
+}
+
+int engine_add_selected_pages(engine *e, kvsim_ctx *ctx, int32_t kind, const int32_t *layers, size_t layer_count) {
     if (!e->loaded) {
         return engine_fail(e, ENGINE_E_INVALID, "the engine has no model");
+    }
+    for (size_t i = 0; layers && i < layer_count; i++) {
+        if (layers[i] < 0 || layers[i] >= e->config.layers) {
+            return engine_fail(e, ENGINE_E_INVALID, "layer %d does not exist: the model has the layers 0 to %d",
+                               layers[i], e->config.layers - 1);
+        }
     }
     table t;
     int status = make_table(e, &t);
     if (status != ENGINE_OK) {
         return status;
     }
-    const int64_t shape[] = {e->pool.blocks, 2, e->pool.page_tokens, e->config.kv_heads, e->config.head_dim};
+    size_t count = layers ? layer_count : (size_t)e->config.layers;
     kvsim_status added = KVSIM_OK;
-    for (int32_t layer = 0; layer < e->config.layers && t.rows > 0 && added == KVSIM_OK; layer++) {
-        kvsim_tensor tensor = KVSIM_TENSOR_INIT;
-        tensor.device_type = KVSIM_DEVICE_CPU;
-        tensor.ndim = 5;
-        tensor.dtype_code = dtype_code(e);
-        tensor.dtype_bits = dtype_bits(e);
-        tensor.data = e->pool.layers[layer];
-        tensor.shape = shape;
-        kvsim_pages pages = KVSIM_PAGES_INIT;
-        pages.flags = KVSIM_PAGES_BORROW;
-        pages.layer = layer;
-        pages.kind = KVSIM_KIND_BOTH;
-        pages.layout = KVSIM_LAYOUT_B2NHD;
-        pages.source = e->options.source;
-        pages.tensor = &tensor;
-        pages.block_table = t.blocks;
-        pages.table_rows = t.rows;
-        pages.table_columns = t.columns;
-        pages.seq_lens = t.lengths;
-        pages.sequences = t.numbers;
-        added = kvsim_add_pages(ctx, &pages);
+    for (size_t i = 0; i < count && t.rows > 0 && added == KVSIM_OK; i++) {
+        added = add_layer(e, ctx, &t, layers ? layers[i] : (int32_t)i, kind);
     }
     free_table(&t);
     if (added == KVSIM_OK) {
