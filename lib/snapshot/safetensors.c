@@ -96,7 +96,8 @@ json_t *kvsim__parse_json(kvsim__base *base, const char *shown, const char *what
     json_error_t error;
     json_t *root = json_loadb((const char *)text, size, JSON_REJECT_DUPLICATES, &error);
     if (root == NULL) {
-        if (json_error_code(&error) == json_error_out_of_memory) {
+        /* jansson 2.14 says nothing at all when it runs out of memory. */
+        if (error.text[0] == '\0' || json_error_code(&error) == json_error_out_of_memory) {
             *status = kvsim__fail_memory(base, size, what);
         } else {
             *status =

@@ -25,6 +25,7 @@ typedef struct writer {
     char *header;
     size_t header_size;
     size_t header_capacity;
+    bool header_failed; /* a piece could not be kept */
 } writer;
 
 /* ---- Checks ---- */
@@ -278,7 +279,9 @@ static int keep_piece(const char *piece, size_t size, void *user) {
     const kvsim_status status =
         kvsim__grow(out->base, &header, &out->header_capacity, out->header_size + size + DATA_ALIGNMENT, 1);
     out->header = header;
-    if (status != KVSIM_OK) {
+    /* jansson 2.14 goes on after some failures, so one is remembered here. */
+    out->header_failed = out->header_failed || status != KVSIM_OK;
+    if (out->header_failed) {
         return -1;
     }
     memcpy(out->header + out->header_size, piece, size);
@@ -298,7 +301,7 @@ static kvsim_status make_header(writer *out) {
     }
     json_t *root = json_object();
     const bool done = root != NULL && put_metadata(root, &out->dump) && put_tensors(root, out) &&
-                      json_dump_callback(root, keep_piece, out, JSON_COMPACT) == 0;
+                      json_dump_callback(root, keep_piece, out, JSON_COMPACT) == 0 && !out->header_failed;
     json_decref(root);
     if (!done) {
         return kvsim__fail_memory(base, out->header_size, "the header of a dump");
