@@ -1,12 +1,13 @@
 #!/usr/bin/env python3
 """What Hugging Face transformers computes, as the truth for the example engine (tests/unit/test_engine.c).
 
-    make_golden.py --out DIR [--compare DIR] [--data DIR]
+    make_golden.py [--out DIR] [--compare DIR] [--data DIR]
     make_golden.py --dump FILE --model DIR
 
 The first form makes the golden files anew: three small random models with every variant that the engine supports
 (DIR/models), and for each of them, for the shipped model and for the models of the test data a file
-DIR/NAME.safetensors. With --compare they are compared with the committed ones. The second form compares every page of
+DIR/NAME.safetensors. With --compare they are compared with those of another folder; without --out they are only
+compared, by default with the committed ones. The second form compares every page of
 a dump that the engine wrote (kvsim-analyze --dump) with the cache of transformers for the same tokens.
 
 Needs: pip install torch==2.13.0 transformers==5.24.0 safetensors numpy
@@ -23,6 +24,7 @@ import argparse
 import os
 import shutil
 import sys
+import tempfile
 import warnings
 
 import numpy as np
@@ -213,24 +215,27 @@ def check_dump(path, folder):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--out", help="folder to write to")
+    parser.add_argument("--out", help="folder to write to; default: none, only compare")
     parser.add_argument("--compare", help="folder with golden files to compare with")
     parser.add_argument("--data", default=os.environ.get("KVSIM_TEST_DATA", os.path.join(ROOT, "..", "shared", "data")),
                         help="folder of the test data")
     parser.add_argument("--dump", help="dump of the engine to check")
     parser.add_argument("--model", help="model of the dump")
     options = parser.parse_args()
-    if bool(options.out) == bool(options.dump) or bool(options.dump) != bool(options.model):
-        parser.error("give --out, or --dump and --model")
+    if (options.out and options.dump) or bool(options.dump) != bool(options.model):
+        parser.error("give --out, or --dump and --model, or neither")
     torch.set_num_threads(1)
     warnings.simplefilter("ignore", FutureWarning)
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
     if options.dump:
         counts = check_dump(options.dump, options.model)
-    else:
+    elif options.out:
         os.makedirs(options.out, exist_ok=True)
         counts = make(options.out, options.compare, options.data)
+    else:
+        with tempfile.TemporaryDirectory() as out:
+            counts = make(out, options.compare or HERE, options.data)
     print(f"make_golden: {counts[True]} passed, {counts[False]} failed, {counts[None]} skipped")
     return 1 if counts[False] or not counts[True] else 0
 
