@@ -6,6 +6,7 @@
 #include <time.h>
 
 #include "tile.h"
+#include "top.h"
 
 /* Two panels, the errors of a diagonal and the tile sums stay below 64 MiB together. */
 enum { PANELS_BYTES = 40 << 20, MAX_PANEL_SLOTS = 1024, PROGRESS_INTERVAL = 100000000 };
@@ -135,27 +136,6 @@ static void run_schedule(schedule *work) {
     }
 }
 
-/* Heap order to best-first order: take the worst off the root until none is left. */
-static void sort_top(kvsim__figures *figures) {
-    kvsim__scored_pair *top = figures->top;
-    for (size_t count = figures->top_count; count > 1; count--) {
-        const kvsim__scored_pair last = top[count - 1];
-        top[count - 1] = top[0];
-        size_t at = 0;
-        for (size_t child = 1; child < count - 1; child = 2 * at + 1) {
-            if (child + 1 < count - 1 && kvsim__ranks_before(&top[child], &top[child + 1])) {
-                child++;
-            }
-            if (!kvsim__ranks_before(&last, &top[child])) {
-                break;
-            }
-            top[at] = top[child];
-            at = child;
-        }
-        top[at] = last;
-    }
-}
-
 kvsim_status kvsim__pairs_run(kvsim__pairing *pairing) {
     kvsim__base *base = pairing->base;
     if (pairing->slots == 0 || (!pairing->present[KVSIM__KEY] && !pairing->present[KVSIM__VALUE])) {
@@ -187,7 +167,7 @@ kvsim_status kvsim__pairs_run(kvsim__pairing *pairing) {
     kvsim__release(base, work.sums, work.sum_count, sizeof *work.sums);
     for (int kind = 0; kind < KVSIM__KINDS; kind++) {
         kvsim__release(base, work.errors[kind], work.error_count, sizeof(double));
-        sort_top(&pairing->figures[kind]);
+        kvsim__top_sort(pairing->figures[kind].top, pairing->figures[kind].top_count);
     }
     if (status == KVSIM_OK && atomic_load(&pairing->progress->out_of_memory)) {
         status = kvsim__fail_memory(base, sizeof(double), "comparing pairs");

@@ -125,12 +125,4 @@ kvsim_status kvsim__pairs_run(kvsim__pairing *pairing);
 /** Tell the caller's progress callback, if it is time or `force`; may set `stop`. Call by one thread at a time. */
 void kvsim__progress_report(kvsim__progress *progress, const kvsim__plan *plan, bool force);
 
-/** True if `a` ranks before `b`: larger cosine, then earlier slots. */
-static inline bool kvsim__ranks_before(const kvsim__scored_pair *a, const kvsim__scored_pair *b) {
-    if (a->cosine != b->cosine) {
-        return a->cosine > b->cosine;
-    }
-    return a->later != b->later ? a->later < b->later : a->earlier < b->earlier;
-}
-
 #endif

@@ -1,5 +1,7 @@
 #include "tile.h"
 
+#include "top.h"
+
 #include <math.h>
 #include <string.h>
 
@@ -224,47 +226,17 @@ static void compute_kind(working *at) {
     at->scratch = NULL;
 }
 
-/* Replace the worst of the kept pairs, which stands at the root of a heap, or grow the heap. */
-static void keep_pair(kvsim__figures *figures, uint32_t capacity, kvsim__scored_pair pair) {
-    kvsim__scored_pair *top = figures->top;
-    size_t at;
-    if (figures->top_count < capacity) {
-        at = figures->top_count++;
-        while (at > 0 && kvsim__ranks_before(&top[(at - 1) / 2], &pair)) {
-            top[at] = top[(at - 1) / 2];
-            at = (at - 1) / 2;
-        }
-        top[at] = pair;
-        return;
-    }
-    if (!kvsim__ranks_before(&pair, &top[0])) {
-        return;
-    }
-    at = 0;
-    for (size_t child = 1; child < capacity; child = 2 * at + 1) {
-        if (child + 1 < capacity && kvsim__ranks_before(&top[child], &top[child + 1])) {
-            child++;
-        }
-        if (!kvsim__ranks_before(&pair, &top[child])) {
-            break;
-        }
-        top[at] = top[child];
-        at = child;
-    }
-    top[at] = pair;
-}
-
 static void merge_top(const working *at, kvsim__figures *figures) {
     const uint32_t capacity = at->job->pairing->plan->top_k;
     for (size_t i = 0; i < at->row_count; i++) {
         for (size_t j = 0; j < at->column_count; j++) {
             const double cosine = at->cosines[i * TILE + j];
-            if (cosine >= -1.0 && (figures->top_count < capacity || cosine >= figures->top[0].cosine)) {
-                keep_pair(figures, capacity,
-                          (kvsim__scored_pair){.cosine = cosine,
-                                               .relative_error = at->errors[i * TILE + j],
-                                               .later = (uint32_t)(at->job->rows->first + at->row + i),
-                                               .earlier = (uint32_t)(at->job->columns->first + at->column + j)});
+            if (cosine >= -1.0) {
+                kvsim__top_offer(figures->top, &figures->top_count, capacity,
+                                 (kvsim__scored_pair){.cosine = cosine,
+                                                      .relative_error = at->errors[i * TILE + j],
+                                                      .later = (uint32_t)(at->job->rows->first + at->row + i),
+                                                      .earlier = (uint32_t)(at->job->columns->first + at->column + j)});
             }
         }
     }
