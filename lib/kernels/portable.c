@@ -1,10 +1,13 @@
 /* The reference of the kernel table: plain C that any processor runs. */
 #include "kernels.h"
 
+#include <stdbool.h>
 #include <string.h>
 
-/* Four floats at once, in the compilers' own notation; without vector registers they make scalars of it. */
+/* 16 bytes at once, in the compilers' own notation; without vector registers they make scalars of it. */
 typedef float vector __attribute__((vector_size(16)));
+typedef uint8_t bytes __attribute__((vector_size(16)));
+typedef uint64_t words __attribute__((vector_size(16)));
 
 enum { STRIP = KVSIM__STRIP, ROWS = 4 };
 
@@ -61,24 +64,24 @@ static double squared_difference(const float *a, double scale_a, const float *b,
 }
 
 static uint64_t codes_differ(const int8_t *a, const int8_t *b, size_t n) {
-    const uint64_t low_bits = 0x7f7f7f7f7f7f7f7fu;
-    const uint64_t ones = 0x0101010101010101u;
     uint64_t count = 0;
     size_t k = 0;
-    while (n - k >= 8) {
-        /* Eight counters of a byte each overflow after 255 words. */
-        uint64_t counters = 0;
-        for (int word = 0; word < 255 && n - k >= 8; word++, k += 8) {
-            uint64_t x, y;
+    while (n - k >= sizeof(bytes)) {
+        /* Sixteen counters of a byte each overflow after 255 steps. */
+        const size_t steps = (n - k) / sizeof(bytes);
+        const size_t end = k + (steps < 255 ? steps : 255) * sizeof(bytes);
+        bytes counters = {0};
+        for (; k < end; k += sizeof(bytes)) {
+            bytes x, y;
             memcpy(&x, a + k, sizeof x);
             memcpy(&y, b + k, sizeof y);
-            x ^= y;
-            counters += ((((x & low_bits) + low_bits) | x) >> 7) & ones;
+            counters -= (bytes)(x != y); /* a comparison gives -1 */
         }
-        /* Sum the bytes in pairs first: their total may exceed a byte. */
-        const uint64_t even = counters & 0x00ff00ff00ff00ffu;
-        const uint64_t odd = (counters >> 8) & 0x00ff00ff00ff00ffu;
-        count += ((even + odd) * 0x0001000100010001u) >> 48;
+        uint8_t lanes[sizeof(bytes)];
+        memcpy(lanes, &counters, sizeof lanes);
+        for (size_t i = 0; i < sizeof lanes; i++) {
+            count += lanes[i];
+        }
     }
     for (; k < n; k++) {
         count += a[k] != b[k];
@@ -86,28 +89,66 @@ static uint64_t codes_differ(const int8_t *a, const int8_t *b, size_t n) {
     return count;
 }
 
-/* Bits set in a word, by halving sums (Warren, Hacker's Delight, 5-1). */
-static inline uint64_t popcount(uint64_t x) {
+/* Bits set in each of two words, by halving sums (Warren, Hacker's Delight, 5-1). */
+static inline words popcount(words x) {
     x -= (x >> 1) & 0x5555555555555555u;
     x = (x & 0x3333333333333333u) + ((x >> 2) & 0x3333333333333333u);
     x = (x + (x >> 4)) & 0x0f0f0f0f0f0f0f0fu;
-    return (x * 0x0101010101010101u) >> 56;
+    x += x >> 8;
+    x += x >> 16;
+    x += x >> 32;
+    return x & 0x7fu;
 }
 
-static uint64_t bits_differ(const uint64_t *a, const uint64_t *b, size_t words) {
-    uint64_t count = 0;
-    for (size_t i = 0; i < words; i++) {
-        count += popcount(a[i] ^ b[i]);
+/* Carry-save adder: a + b + c = sum + 2 * carry, bit by bit. */
+static inline words carry_save(words a, words b, words c, words *carry) {
+    const words half = a ^ b;
+    *carry = (a & b) | (half & c);
+    return half ^ c;
+}
+
+static inline words combine(const uint64_t *a, const uint64_t *b, bool common) {
+    words x, y;
+    memcpy(&x, a, sizeof x);
+    memcpy(&y, b, sizeof y);
+    return common ? x & y : x ^ y;
+}
+
+/*
+ * Bits of a[i] & b[i], or of a[i] ^ b[i]. Eight pairs of words at a time go through carry-save adders, so that only
+ * one in eight is counted bit by bit (Harley and Seal; Mula, Kurz, Lemire, arXiv 1611.07612).
+ */
+static inline uint64_t count_bits(const uint64_t *a, const uint64_t *b, size_t n, bool common) {
+    enum { LANES = sizeof(words) / sizeof(uint64_t), STEP = 8 * LANES };
+    words ones = {0}, twos = {0}, fours = {0}, total = {0};
+    size_t i = 0;
+    for (; n - i >= STEP; i += STEP) {
+        words pair_a, pair_b, quad_a, quad_b, eight;
+        const uint64_t *x = a + i, *y = b + i;
+        ones = carry_save(ones, combine(x, y, common), combine(x + 2, y + 2, common), &pair_a);
+        ones = carry_save(ones, combine(x + 4, y + 4, common), combine(x + 6, y + 6, common), &pair_b);
+        twos = carry_save(twos, pair_a, pair_b, &quad_a);
+        ones = carry_save(ones, combine(x + 8, y + 8, common), combine(x + 10, y + 10, common), &pair_a);
+        ones = carry_save(ones, combine(x + 12, y + 12, common), combine(x + 14, y + 14, common), &pair_b);
+        twos = carry_save(twos, pair_a, pair_b, &quad_b);
+        fours = carry_save(fours, quad_a, quad_b, &eight);
+        total += popcount(eight);
+    }
+    total = total * 8 + popcount(fours) * 4 + popcount(twos) * 2 + popcount(ones);
+    uint64_t count = total[0] + total[1];
+    for (; i < n; i++) {
+        const words rest = {common ? a[i] & b[i] : a[i] ^ b[i], 0};
+        count += popcount(rest)[0];
     }
     return count;
 }
 
-static uint64_t bits_common(const uint64_t *a, const uint64_t *b, size_t words) {
-    uint64_t count = 0;
-    for (size_t i = 0; i < words; i++) {
-        count += popcount(a[i] & b[i]);
-    }
-    return count;
+static uint64_t bits_differ(const uint64_t *a, const uint64_t *b, size_t n) {
+    return count_bits(a, b, n, false);
+}
+
+static uint64_t bits_common(const uint64_t *a, const uint64_t *b, size_t n) {
+    return count_bits(a, b, n, true);
 }
 
 const kvsim__kernels *kvsim__kernel_table(void) {
