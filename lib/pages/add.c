@@ -352,7 +352,7 @@ static bool next_reference(kvsim__base *base, cursor *at, reference *out, kvsim_
             }
             const int64_t length = pages->seq_lens[at->row];
             const int64_t start = at->column * at->tokens;
-            if (length < 0 || length > pages->table_columns * (int64_t)at->tokens) {
+            if (length < 0 || (length + at->tokens - 1) / at->tokens > pages->table_columns) {
                 *status =
                     kvsim__fail(base, KVSIM_E_INVALID, "row %lld: %lld tokens do not fit %lld blocks of %d",
                                 (long long)at->row, (long long)length, (long long)pages->table_columns, at->tokens);
@@ -415,39 +415,66 @@ static kvsim_status check_token_scales(kvsim__base *base, const part *from, cons
     return KVSIM_OK;
 }
 
-/* Look at every reference without changing anything: are they sound, and how many pages are new at most? */
+/* What a call adds: identities, and pages of each part. */
+typedef struct additions {
+    size_t identities;
+    size_t pages[2];
+} additions;
+
+/* A page that is named again must be what it was. */
+static kvsim_status check_known_page(kvsim__base *base, const kvsim__store *store, uint32_t page, const part *from,
+                                     const reference *at) {
+    if (store->pages[page].fill != at->fill) {
+        return kvsim__fail(base, KVSIM_E_INVALID,
+                           "block %lld has fill %d here and %d in an earlier call; contents that grew need a new "
+                           "generation",
+                           (long long)at->block, at->fill, store->pages[page].fill);
+    }
+    if (!kvsim__same_class(kvsim__page_format(store, page), &from->format)) {
+        return kvsim__fail(base, KVSIM_E_INVALID,
+                           "block %lld had another element type, shape or scale in an earlier call; another pool of "
+                           "blocks needs another source, new contents a new generation",
+                           (long long)at->block);
+    }
+    return KVSIM_OK;
+}
+
+static kvsim_status check_first_reference(kvsim__base *base, const kvsim__store *store, const kvsim_pages *pages,
+                                          uint64_t source, const part *parts, int part_count, const reference *at,
+                                          additions *out) {
+    const kvsim__identity identity = identity_of(pages, source, at->block);
+    const uint32_t known = kvsim__store_find_identity(store, &identity);
+    kvsim_status status = KVSIM_OK;
+    out->identities += known == KVSIM__NONE;
+    for (int i = 0; i < part_count && status == KVSIM_OK; i++) {
+        const uint32_t page =
+            known == KVSIM__NONE ? KVSIM__NONE : kvsim__store_find_page(store, known, pages->layer, parts[i].kind);
+        out->pages[i] += page == KVSIM__NONE;
+        if (page != KVSIM__NONE) {
+            status = check_known_page(base, store, page, &parts[i], at);
+        }
+        if (status == KVSIM_OK && parts[i].token_scales != NULL) {
+            status = check_token_scales(base, &parts[i], at);
+        }
+    }
+    return status;
+}
+
+/* Look at every reference without changing anything: are they sound, and what is new? */
 static kvsim_status check_references(kvsim__base *base, const kvsim__store *store, const kvsim_pages *pages,
                                      uint64_t source, const part *parts, int part_count, int32_t *fills,
-                                     size_t *new_blocks) {
+                                     additions *out) {
     cursor at = {.pages = pages, .blocks = parts[0].blocks, .tokens = parts[0].format.page_tokens};
     reference found;
     kvsim_status status = KVSIM_OK;
-    *new_blocks = 0;
-    while (next_reference(base, &at, &found, &status)) {
-        int32_t known_fill = fills[found.block];
-        const bool first = known_fill == 0;
-        fills[found.block] = found.fill;
-        *new_blocks += first;
-        for (int i = 0; i < part_count && first; i++) {
-            if (parts[i].token_scales != NULL) {
-                status = check_token_scales(base, &parts[i], &found);
-                if (status != KVSIM_OK) {
-                    return status;
-                }
-            }
-            const kvsim__identity identity = identity_of(pages, source, found.block);
-            const uint32_t known = kvsim__store_find_identity(store, &identity);
-            const uint32_t page =
-                known == KVSIM__NONE ? KVSIM__NONE : kvsim__store_find_page(store, known, pages->layer, parts[i].kind);
-            if (page != KVSIM__NONE) {
-                known_fill = store->pages[page].fill;
-                break;
-            }
-        }
-        if (known_fill != 0 && known_fill != found.fill) {
-            return kvsim__fail(base, KVSIM_E_INVALID,
-                               "block %lld has fill %d here and %d elsewhere; contents that grew need a new generation",
-                               (long long)found.block, found.fill, known_fill);
+    while (status == KVSIM_OK && next_reference(base, &at, &found, &status)) {
+        const int32_t fill = fills[found.block];
+        if (fill == 0) {
+            fills[found.block] = found.fill;
+            status = check_first_reference(base, store, pages, source, parts, part_count, &found, out);
+        } else if (fill != found.fill) {
+            status = kvsim__fail(base, KVSIM_E_INVALID, "block %lld has fill %d and fill %d in one call",
+                                 (long long)found.block, fill, found.fill);
         }
     }
     return status;
@@ -543,16 +570,18 @@ static kvsim_status add_parts(kvsim__base *base, kvsim__store *store, const kvsi
     if (fills == NULL) {
         return kvsim__fail_memory(base, blocks * sizeof *fills, "the fills of blocks");
     }
-    size_t new_blocks = 0;
-    kvsim_status status = check_references(base, store, pages, source, parts, part_count, fills, &new_blocks);
+    additions added = {0};
+    kvsim_status status = check_references(base, store, pages, source, parts, part_count, fills, &added);
     kvsim__release(base, fills, blocks, sizeof *fills);
     if (status == KVSIM_OK) {
-        status = kvsim__store_reserve(base, store, new_blocks, new_blocks * (size_t)part_count);
+        status = kvsim__store_reserve(base, store, added.identities, added.pages[0] + added.pages[1]);
     }
     const size_t chunks_before = store->chunk_count;
     const size_t formats_before = store->format_count;
     for (int i = 0; i < part_count && status == KVSIM_OK; i++) {
-        status = prepare_part(base, store, (pages->flags & KVSIM_PAGES_BORROW) != 0, new_blocks, &parts[i]);
+        if (added.pages[i] > 0) {
+            status = prepare_part(base, store, (pages->flags & KVSIM_PAGES_BORROW) != 0, added.pages[i], &parts[i]);
+        }
     }
     if (status != KVSIM_OK) {
         while (store->chunk_count > chunks_before) {

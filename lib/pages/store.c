@@ -151,7 +151,7 @@ static size_t scale_count(const kvsim__format *format) {
                                                     : 0;
 }
 
-static bool same_class(const kvsim__format *a, const kvsim__format *b) {
+bool kvsim__same_class(const kvsim__format *a, const kvsim__format *b) {
     return a->dtype == b->dtype && a->tokens == b->tokens && a->heads == b->heads && a->head_dim == b->head_dim &&
            a->page_tokens == b->page_tokens && a->scale_mode == b->scale_mode &&
            (scale_count(a) == 0 || memcmp(a->scales, b->scales, scale_count(a) * sizeof(float)) == 0);
@@ -163,7 +163,7 @@ kvsim_status kvsim__store_put_format(kvsim__base *base, kvsim__store *store, con
     float *scales = NULL;
     for (size_t i = 0; i < store->format_count; i++) {
         const kvsim__format *other = &store->formats[i];
-        if (same_class(other, format)) {
+        if (kvsim__same_class(other, format)) {
             class_id = other->class_id;
             scales = other->scales;
             if (other->token_stride == format->token_stride && other->head_stride == format->head_stride &&

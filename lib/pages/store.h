@@ -76,6 +76,9 @@ uint32_t kvsim__store_put_identity(kvsim__store *store, const kvsim__identity *i
 /** Add a page that is not there yet; returns its number. Room must have been reserved. */
 uint32_t kvsim__store_put_page(kvsim__store *store, const kvsim__page *page);
 
+/** True if pages of the two formats may be compared: all is equal but the strides. */
+bool kvsim__same_class(const kvsim__format *a, const kvsim__format *b);
+
 /**
  * Number of the format in `out`: an equal one that is there already, or a new one, whose `scales` are copied.
  * `class_id` is set here.
