@@ -156,6 +156,9 @@ kvsim_status kvsim_set_rope(kvsim_ctx *ctx, const kvsim_rope *from) {
     if (rope.style < KVSIM_ROPE_NONE || rope.style > KVSIM_ROPE_INTERLEAVED) {
         return kvsim__fail(&ctx->base, KVSIM_E_INVALID, "rope style %d is none of KVSIM_ROPE_*", rope.style);
     }
+    if (rope.reserved != 0) {
+        return kvsim__fail(&ctx->base, KVSIM_E_INVALID, "rope: reserved is %d; it must be 0", rope.reserved);
+    }
     if (!(rope.theta >= 0.0) || isinf(rope.theta) || rope.rotary_dims < 0 || rope.rotary_dims % 2 != 0) {
         return kvsim__fail(&ctx->base, KVSIM_E_INVALID,
                            "rope theta %g must be positive and finite, rotary_dims %d even and not negative",

@@ -63,6 +63,9 @@ static kvsim_status read_tensor(kvsim__base *base, const kvsim_tensor *from, con
         return kvsim__fail(base, status, "%s: struct_size %u is not that of a kvsim_tensor this library knows", what,
                            from->struct_size);
     }
+    if (out->reserved != 0) {
+        return kvsim__fail(base, KVSIM_E_INVALID, "%s: reserved is %u; it must be 0", what, out->reserved);
+    }
     if (out->device_type != 0 && out->device_type != KVSIM_DEVICE_CPU) {
         return kvsim__fail(base, KVSIM_E_UNSUPPORTED,
                            "%s is on device type %d; this build compares pages in host memory (device type 1) only",
@@ -269,6 +272,15 @@ static kvsim_status read_parts(kvsim__base *base, const kvsim_pages *pages, part
     }
     if ((pages->flags & ~KVSIM_PAGES_BORROW) != 0) {
         return kvsim__fail(base, KVSIM_E_INVALID, "flags 0x%x: only KVSIM_PAGES_BORROW is known", pages->flags);
+    }
+    if (pages->reserved != 0 || pages->page_tokens < 0 || (pages->page_tokens != 0 && number != KVSIM_LAYOUT_OPAQUE)) {
+        return kvsim__fail(base, KVSIM_E_INVALID,
+                           "page_tokens %d is for KVSIM_LAYOUT_OPAQUE only and not negative; reserved %d must be 0",
+                           pages->page_tokens, pages->reserved);
+    }
+    if (pages->value_scale != NULL && pages->kind != KVSIM_KIND_BOTH) {
+        return kvsim__fail(base, KVSIM_E_INVALID,
+                           "value_scale goes with kind KVSIM_KIND_BOTH; for values alone set scale");
     }
     const axes *layout = &layout_axes[number];
     const bool packed = layout->pair >= 0 || layout->halves;
