@@ -42,6 +42,10 @@ void *engine_array(size_t count, size_t size) {
     return calloc(count ? count : 1, size ? size : 1);
 }
 
+int64_t whole_tiles(int64_t count) {
+    return (count + TILE_ROWS - 1) / TILE_ROWS * TILE_ROWS;
+}
+
 void engine_options_init(engine_options *options) {
     memset(options, 0, sizeof *options);
     options->page_tokens = DEFAULT_PAGE_TOKENS;
@@ -92,8 +96,8 @@ static int check_options(engine *e) {
 
 static int create_batch(engine *e) {
     batch *b = &e->batch;
-    size_t rows = (size_t)e->options.batch_tokens;
-    b->capacity = e->options.batch_tokens;
+    b->capacity = whole_tiles(e->options.batch_tokens);
+    size_t rows = (size_t)b->capacity;
     b->segments = engine_array(rows, sizeof *b->segments);
     b->tokens = engine_array(rows, sizeof *b->tokens);
     b->positions = engine_array(rows, sizeof *b->positions);
@@ -123,10 +127,10 @@ static int load(engine *e) {
         status = pool_create(e);
     }
     if (status == ENGINE_OK) {
-        status = workspace_create(e);
+        status = create_batch(e);
     }
     if (status == ENGINE_OK) {
-        status = create_batch(e);
+        status = workspace_create(e);
     }
     if (status != ENGINE_OK) {
         return status;

@@ -193,6 +193,10 @@ typedef int (*engine_progress)(void *user, int64_t done, int64_t total);
  * The tokens do not depend on the size of the pages, on the number of threads or on which other sequences there are,
  * except where two tokens are equally likely to within the rounding of float32.
  *
+ * Prefill is reproducible to the bit: without `share_prefixes`, the pages of equal tokens after equal prefixes are
+ * exact duplicates, whatever the batches were, for one number of threads and one OpenBLAS. Tokens that were generated
+ * are computed in steps of another shape and agree with a prefill to within rounding.
+ *
  * @param progress may be NULL
  * @return ENGINE_OK, ENGINE_E_NOMEM, ENGINE_E_FULL, ENGINE_E_CANCELLED. After the last two everything that was
  *         computed is kept, and another `engine_run` goes on

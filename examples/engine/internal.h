@@ -150,15 +150,24 @@ typedef struct segment {
     int64_t rows;      /* tokens cached .. cached + rows - 1 of the sequence */
 } segment;
 
+/**
+ * Rows of a tile. In prefill the token at position p has row p % TILE_ROWS of a tile that holds no other sequence, and
+ * products are made tile by tile, so that equal tokens after equal prefixes meet exactly the same arithmetic: BLAS
+ * rounds differently for another number of rows. Without that, recomputed prefixes would be near-duplicates only.
+ */
+#define TILE_ROWS 64
+
 /** Tokens that go through the model together. */
 typedef struct batch {
+    bool tiled;        /* prefill: rows lie in tiles, some of them empty. Decode: rows lie one after the other */
     segment *segments; /* [capacity] */
     int64_t segment_count;
-    int32_t *tokens;     /* [capacity] */
+    int32_t *tokens;     /* [capacity], -1 = empty row */
     int64_t *positions;  /* [capacity] */
     int64_t *logit_rows; /* [capacity] rows whose logits are wanted, rising */
     int64_t logit_count;
-    int64_t rows;
+    int64_t token_count;
+    int64_t rows; /* tokens and empty rows */
     int64_t capacity;
 } batch;
 
@@ -225,6 +234,9 @@ void engine_say(engine *e, const char *format, ...) ENGINE_PRINTF(2, 3);
 
 /** `count` items of `size` bytes, zeroed; NULL when out of memory or on overflow. `count` 0 gives one item. */
 void *engine_array(size_t count, size_t size);
+
+/** `count` rounded up to whole tiles. */
+int64_t whole_tiles(int64_t count);
 
 /** Sequence of that number, or NULL. */
 sequence *engine_find(const engine *e, int64_t number);

@@ -7,17 +7,14 @@
 
 #include "internal.h"
 
-/* Query rows that are scored together. Rows of one tile all pay for the keys that its last row sees. */
-#define QUERY_TILE 64
-
-/* Batches of fewer rows are multiplied by one thread: they do not feed more, and on two cores are no faster with two
- * and much slower when something else runs there. */
+/* Decode steps of fewer rows are multiplied by one thread: they do not feed more, and on two cores are no faster with
+ * two and much slower when something else runs there. */
 #define ROWS_FOR_THREADS 32
 
 int workspace_create(engine *e) {
     const engine_config *c = &e->config;
     workspace *w = &e->workspace;
-    size_t rows = (size_t)e->options.batch_tokens;
+    size_t rows = (size_t)e->batch.capacity;
     w->residual = engine_array(rows, (size_t)c->hidden * sizeof(float));
     w->normed = engine_array(rows, (size_t)c->hidden * sizeof(float));
     w->qkv =
@@ -25,7 +22,7 @@ int workspace_create(engine *e) {
     w->attention = engine_array(rows, (size_t)c->query_heads * (size_t)c->head_dim * sizeof(float));
     w->gate_up = engine_array(rows, 2 * (size_t)c->intermediate * sizeof(float));
     w->rotation = engine_array(rows, (size_t)c->head_dim * sizeof(float));
-    w->query_rows = c->query_heads > QUERY_TILE ? (size_t)c->query_heads : QUERY_TILE;
+    w->query_rows = c->query_heads > TILE_ROWS ? (size_t)c->query_heads : TILE_ROWS;
     w->sums = engine_array(w->query_rows, sizeof(float));
     w->candidates = engine_array((size_t)c->vocabulary, sizeof *w->candidates);
     if (!w->residual || !w->normed || !w->qkv || !w->attention || !w->gate_up || !w->rotation || !w->sums ||
@@ -60,9 +57,10 @@ static int workspace_reserve(engine *e, const batch *b) {
         int64_t end = b->segments[i].sequence->cached + b->segments[i].rows;
         context = end > context ? end : context;
     }
+    context = whole_tiles(context);
     if (context > w->context) {
         int64_t room = context > 2 * w->context ? context : 2 * w->context;
-        room = room < c->max_position ? room : c->max_position;
+        room = room < whole_tiles(c->max_position) ? room : whole_tiles(c->max_position);
         size_t row_bytes = e->pool.row_elements * sizeof(float);
         free(w->keys);
         free(w->values);
@@ -88,11 +86,17 @@ static int workspace_reserve(engine *e, const batch *b) {
     return ENGINE_OK;
 }
 
-/* to [rows, outputs] = from [rows, inputs] * weights [outputs, inputs]^T, added to what is there if `keep` is 1. */
-static void project(const float *from, const float *weights, float *to, int64_t rows, int64_t inputs, int64_t outputs,
-                    float keep) {
-    cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasTrans, (int)rows, (int)outputs, (int)inputs, 1.0f, from, (int)inputs,
-                weights, (int)inputs, keep, to, (int)outputs);
+/*
+ * to [rows, outputs] = from [rows, inputs] * weights [outputs, inputs]^T, added to what is there if `keep` is 1. Rows
+ * of `from` are `stride` apart. A tiled batch is multiplied tile by tile.
+ */
+static void project(const batch *b, const float *from, int64_t stride, const float *weights, float *to, int64_t inputs,
+                    int64_t outputs, float keep) {
+    int64_t step = b->tiled ? TILE_ROWS : b->rows;
+    for (int64_t row = 0; row < b->rows; row += step) {
+        cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasTrans, (int)step, (int)outputs, (int)inputs, 1.0f,
+                    from + row * stride, (int)stride, weights, (int)inputs, keep, to + row * outputs, (int)outputs);
+    }
 }
 
 static void add_bias(float *rows, const float *bias, int64_t count, int64_t width) {
@@ -203,7 +207,7 @@ static void store(engine *e, int32_t layer, const segment *part, const float *ke
     }
 }
 
-/* Read the first `context` keys and values of a sequence from its pages. */
+/* Read the first `context` keys and values of a sequence from its pages; the rest of the last tile becomes 0. */
 static void gather(engine *e, int32_t layer, const sequence *s, int64_t context) {
     const block_pool *pool = &e->pool;
     for (int64_t first = 0; first < context; first += pool->page_tokens) {
@@ -214,6 +218,10 @@ static void gather(engine *e, int32_t layer, const sequence *s, int64_t context)
         kv_widen(pool->kv_dtype, pool_page(pool, layer, block, 0), e->workspace.keys + offset, count);
         kv_widen(pool->kv_dtype, pool_page(pool, layer, block, 1), e->workspace.values + offset, count);
     }
+    size_t used = (size_t)context * pool->row_elements;
+    size_t empty = (size_t)(whole_tiles(context) - context) * pool->row_elements;
+    memset(e->workspace.keys + used, 0, empty * sizeof(float));
+    memset(e->workspace.values + used, 0, empty * sizeof(float));
 }
 
 /* Scores are handled in groups of that many, each with its own maximum and sum, so that compilers can vectorise. */
@@ -290,28 +298,42 @@ static void attend_head(engine *e, int32_t kv_head, const float *queries, int64_
     }
 }
 
-/* Causal attention of a segment's tokens over all tokens of its sequence up to themselves. */
-static void attend(engine *e, int32_t layer, const segment *part, const float *queries, int64_t stride, float *out) {
+/* Decode: attention of one token. The query heads that share a KV head are the rows. */
+static void attend_token(engine *e, int64_t visible, const float *queries, float *out) {
     const engine_config *c = &e->config;
-    int64_t cached = part->sequence->cached;
-    int64_t out_stride = (int64_t)c->query_heads * c->head_dim;
     int32_t shared = c->query_heads / c->kv_heads;
-    gather(e, layer, part->sequence, cached + part->rows);
-    if (part->rows == 1) {
-        /* One token: the query heads that share a KV head are the rows. */
-        for (int32_t h = 0; h < c->kv_heads; h++) {
-            int64_t offset = (int64_t)h * shared * c->head_dim;
-            attend_head(e, h, queries + offset, c->head_dim, out + offset, c->head_dim, shared, cached + 1, 0);
-        }
+    for (int32_t h = 0; h < c->kv_heads; h++) {
+        int64_t offset = (int64_t)h * shared * c->head_dim;
+        attend_head(e, h, queries + offset, c->head_dim, out + offset, c->head_dim, shared, visible, 0);
+    }
+}
+
+/* Prefill: attention of a tile whose first row is at `position`. The tokens of a query head are the rows. */
+static void attend_tile(engine *e, int64_t position, const float *queries, int64_t stride, float *out) {
+    const engine_config *c = &e->config;
+    int32_t shared = c->query_heads / c->kv_heads;
+    int64_t out_stride = (int64_t)c->query_heads * c->head_dim;
+    for (int32_t h = 0; h < c->query_heads; h++) {
+        int64_t offset = (int64_t)h * c->head_dim;
+        attend_head(e, h / shared, queries + offset, stride, out + offset, out_stride, TILE_ROWS, position + 1, 1);
+    }
+}
+
+/* Causal attention of a segment's tokens over all tokens of its sequence up to themselves. */
+static void attend(engine *e, int32_t layer, const batch *b, const segment *part, int64_t stride) {
+    workspace *w = &e->workspace;
+    int64_t cached = part->sequence->cached;
+    int64_t end = cached + part->rows;
+    int64_t out_stride = (int64_t)e->config.query_heads * e->config.head_dim;
+    gather(e, layer, part->sequence, end);
+    if (!b->tiled) {
+        attend_token(e, end, w->qkv + part->first_row * stride, w->attention + part->first_row * out_stride);
         return;
     }
-    for (int64_t first = 0; first < part->rows; first += QUERY_TILE) {
-        int64_t rows = part->rows - first < QUERY_TILE ? part->rows - first : QUERY_TILE;
-        for (int32_t h = 0; h < c->query_heads; h++) {
-            int64_t offset = (int64_t)h * c->head_dim;
-            attend_head(e, h / shared, queries + first * stride + offset, stride, out + first * out_stride + offset,
-                        out_stride, rows, cached + first + 1, 1);
-        }
+    int64_t row = part->first_row - cached % TILE_ROWS;
+    for (int64_t position = cached - cached % TILE_ROWS; position < end; position += TILE_ROWS) {
+        attend_tile(e, position, w->qkv + row * stride, stride, w->attention + row * out_stride);
+        row += TILE_ROWS;
     }
 }
 
@@ -323,7 +345,7 @@ static void attention_block(engine *e, int32_t layer, const batch *b) {
     int64_t queries = (int64_t)c->query_heads * c->head_dim;
     int64_t width = queries + 2 * (int64_t)e->pool.row_elements;
     normalise(w->residual, l->attention_norm, c->norm_epsilon, w->normed, b->rows, c->hidden);
-    project(w->normed, l->qkv, w->qkv, b->rows, c->hidden, width, 0.0f);
+    project(b, w->normed, c->hidden, l->qkv, w->qkv, c->hidden, width, 0.0f);
     add_bias(w->qkv, l->qkv_bias, b->rows, width);
     for (int64_t r = 0; r < b->rows; r++) {
         rotate(w->qkv + r * width, c->query_heads + c->kv_heads, c->head_dim, w->rotation + r * c->head_dim);
@@ -333,10 +355,9 @@ static void attention_block(engine *e, int32_t layer, const batch *b) {
         store(e, layer, &b->segments[i], w->qkv + b->segments[i].first_row * width + queries, width);
     }
     for (int64_t i = 0; i < b->segment_count; i++) {
-        int64_t row = b->segments[i].first_row;
-        attend(e, layer, &b->segments[i], w->qkv + row * width, width, w->attention + row * queries);
+        attend(e, layer, b, &b->segments[i], width);
     }
-    project(w->attention, l->output, w->residual, b->rows, queries, c->hidden, 1.0f);
+    project(b, w->attention, queries, l->output, w->residual, queries, c->hidden, 1.0f);
     add_bias(w->residual, l->output_bias, b->rows, c->hidden);
 }
 
@@ -346,10 +367,9 @@ static void mlp_block(engine *e, int32_t layer, const batch *b) {
     const layer_weights *l = &e->weights.layers[layer];
     workspace *w = &e->workspace;
     normalise(w->residual, l->mlp_norm, c->norm_epsilon, w->normed, b->rows, c->hidden);
-    project(w->normed, l->gate_up, w->gate_up, b->rows, c->hidden, 2 * (int64_t)c->intermediate, 0.0f);
+    project(b, w->normed, c->hidden, l->gate_up, w->gate_up, c->hidden, 2 * (int64_t)c->intermediate, 0.0f);
     gate(w->gate_up, b->rows, c->intermediate);
-    cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasTrans, (int)b->rows, c->hidden, c->intermediate, 1.0f, w->gate_up,
-                2 * c->intermediate, l->down, c->intermediate, 1.0f, w->residual, c->hidden);
+    project(b, w->gate_up, 2 * (int64_t)c->intermediate, l->down, w->residual, c->intermediate, c->hidden, 1.0f);
 }
 
 int engine_forward(engine *e, const batch *b) {
@@ -359,10 +379,14 @@ int engine_forward(engine *e, const batch *b) {
     if (status != ENGINE_OK) {
         return status;
     }
-    openblas_set_num_threads(b->rows < ROWS_FOR_THREADS ? 1 : e->threads);
+    openblas_set_num_threads(!b->tiled && b->rows < ROWS_FOR_THREADS ? 1 : e->threads);
     size_t row_bytes = (size_t)c->hidden * sizeof(float);
     for (int64_t r = 0; r < b->rows; r++) {
-        memcpy(w->residual + r * c->hidden, e->weights.embedding + (int64_t)b->tokens[r] * c->hidden, row_bytes);
+        if (b->tokens[r] < 0) {
+            memset(w->residual + r * c->hidden, 0, row_bytes);
+        } else {
+            memcpy(w->residual + r * c->hidden, e->weights.embedding + (int64_t)b->tokens[r] * c->hidden, row_bytes);
+        }
     }
     prepare_rotation(c, b, w->rotation);
     for (int32_t layer = 0; layer < c->layers; layer++) {
@@ -376,6 +400,7 @@ int engine_forward(engine *e, const batch *b) {
         normalise(w->residual + b->logit_rows[i] * c->hidden, e->weights.final_norm, c->norm_epsilon,
                   w->normed + i * c->hidden, 1, c->hidden);
     }
-    project(w->normed, e->weights.head, w->logits, b->logit_count, c->hidden, c->vocabulary, 0.0f);
+    const batch last = {.rows = b->logit_count};
+    project(&last, w->normed, c->hidden, e->weights.head, w->logits, c->hidden, c->vocabulary, 0.0f);
     return ENGINE_OK;
 }

@@ -87,9 +87,28 @@ static bool reserve(engine *e, sequence *s, int64_t tokens) {
     return complete;
 }
 
+/* Begin an empty batch. */
+static void begin_batch(batch *b, bool tiled) {
+    b->tiled = tiled;
+    b->segment_count = 0;
+    b->logit_count = 0;
+    b->token_count = 0;
+    b->rows = 0;
+}
+
+static void add_empty_rows(batch *b, int64_t count) {
+    for (int64_t i = 0; i < count; i++) {
+        b->tokens[b->rows] = -1;
+        b->positions[b->rows++] = 0;
+    }
+}
+
 /* Put the next `rows` tokens of a sequence into the batch; `logits`: those of all rows are wanted, else those of the
  * sequence's last token if another one is to follow. */
 static void add_segment(batch *b, sequence *s, int64_t rows, bool logits) {
+    if (b->tiled) {
+        add_empty_rows(b, whole_tiles(b->rows) - b->rows + s->cached % TILE_ROWS);
+    }
     segment *part = &b->segments[b->segment_count++];
     part->sequence = s;
     part->first_row = b->rows;
@@ -103,20 +122,31 @@ static void add_segment(batch *b, sequence *s, int64_t rows, bool logits) {
         }
         b->rows++;
     }
+    b->token_count += rows;
 }
 
-static void clear_batch(batch *b) {
-    b->segment_count = 0;
-    b->rows = 0;
-    b->logit_count = 0;
+/* Complete the last tile. */
+static void end_batch(batch *b) {
+    if (b->tiled) {
+        add_empty_rows(b, whole_tiles(b->rows) - b->rows);
+    }
+}
+
+/* How many of the next `wanted` tokens of a sequence fit into the batch. */
+static int64_t next_rows(const engine *e, const sequence *s, int64_t wanted) {
+    const batch *b = &e->batch;
+    int64_t room = b->capacity - (b->tiled ? whole_tiles(b->rows) + s->cached % TILE_ROWS : b->rows);
+    int64_t left = e->options.batch_tokens - b->token_count;
+    room = room < left ? room : left;
+    return wanted < room ? wanted : room;
 }
 
 /* Fill the batch with prompts, or with one token of each sequence. Returns how many sequences found no block. */
 static int64_t fill_batch(engine *e, bool prefill) {
     batch *b = &e->batch;
     int64_t refused = 0;
-    clear_batch(b);
-    for (int64_t i = 0; i < e->sequence_count && b->rows < b->capacity; i++) {
+    begin_batch(b, prefill);
+    for (int64_t i = 0; i < e->sequence_count && b->token_count < e->options.batch_tokens; i++) {
         sequence *s = e->sequences[i];
         if (!s || pending(s) == 0 || needs_prefill(s) != prefill) {
             continue;
@@ -127,14 +157,17 @@ static int64_t fill_batch(engine *e, bool prefill) {
                 continue;
             }
         }
-        int64_t room = b->capacity - b->rows;
-        int64_t rows = pending(s) < room ? pending(s) : room;
+        int64_t rows = next_rows(e, s, pending(s));
+        if (rows <= 0) {
+            break;
+        }
         if (reserve(e, s, rows)) {
             add_segment(b, s, rows, false);
         } else {
             refused++;
         }
     }
+    end_batch(b);
     return refused;
 }
 
@@ -175,7 +208,7 @@ static void finish_step(engine *e, bool prefill) {
             s->finished = s->cached == s->token_count;
         }
     }
-    e->stats.prefill_tokens += prefill ? b->rows : 0;
+    e->stats.prefill_tokens += prefill ? b->token_count : 0;
 }
 
 static int report_full(engine *e) {
@@ -250,13 +283,14 @@ int engine_logits(engine *e, const int32_t *ids, int64_t count, int64_t first, f
                              (long long)count);
     }
     while (status == ENGINE_OK && s->cached < count) {
-        int64_t rows = count - s->cached < e->batch.capacity ? count - s->cached : e->batch.capacity;
-        clear_batch(&e->batch);
+        begin_batch(&e->batch, true);
+        int64_t rows = next_rows(e, s, count - s->cached);
         if (!reserve(e, s, rows)) {
             status = report_full(e);
             break;
         }
         add_segment(&e->batch, s, rows, true);
+        end_batch(&e->batch);
         status = engine_forward(e, &e->batch);
         for (int64_t r = 0; status == ENGINE_OK && r < rows; r++) {
             if (s->cached + r >= first) {

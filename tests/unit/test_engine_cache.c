@@ -31,6 +31,30 @@ START_TEST(shared_prefixes_give_the_same_tokens_in_fewer_blocks) {
 }
 END_TEST
 
+START_TEST(prefixes_computed_again_are_equal_to_the_bit) {
+    static const int64_t lengths[] = {160, 163, 201, 190, 177};
+    engine_options options = options_for(_i < 2 ? SMALL : KVSIM_TEST_SOURCE "/examples/models/tiny");
+    options.share_prefixes = false;
+    options.batch_tokens = _i % 2 ? 50 : 512;
+    engine *e = start(&options);
+    int32_t ids[201];
+    for (int32_t p = 0; p < 5; p++) {
+        add(e, ids, make_prompt(ids, lengths[p], 160, p), NULL, 5);
+    }
+    run(e);
+    for (int64_t p = 1; p < 5; p++) {
+        for (int64_t page = 0; page < 10; page++) {
+            for (int32_t layer = 0; layer < engine_get_config(e)->layers; layer++) {
+                int32_t block = engine_block_table(e, p, NULL)[page];
+                ck_assert_mem_eq(pool_page(&e->pool, layer, block, 0), page_of(e, layer, 0, page),
+                                 2 * e->pool.page_bytes);
+            }
+        }
+    }
+    engine_destroy(e);
+}
+END_TEST
+
 START_TEST(generated_blocks_are_found_by_later_prompts) {
     engine_options options = options_for(SMALL);
     engine *e = start(&options);
@@ -385,6 +409,7 @@ int main(void) {
     Suite *suite = suite_create("engine_cache");
     TCase *sharing = kvsim_check_case(suite, "sharing");
     tcase_add_loop_test(sharing, shared_prefixes_give_the_same_tokens_in_fewer_blocks, 0, 2);
+    tcase_add_loop_test(sharing, prefixes_computed_again_are_equal_to_the_bit, 0, 4);
     tcase_add_test(sharing, generated_blocks_are_found_by_later_prompts);
     tcase_add_test(sharing, equal_tokens_after_another_prefix_are_not_shared);
     tcase_add_test(sharing, forks_copy_a_shared_block_when_they_write);
@@ -398,5 +423,5 @@ int main(void) {
     tcase_add_loop_test(pages, live_pages_and_a_dump_give_the_same_groups, ENGINE_KV_F32, ENGINE_KV_F16 + 1);
     tcase_add_test(pages, a_shared_block_is_one_page_with_its_references);
     tcase_add_test(pages, a_dump_holds_what_is_in_the_cache);
-    return kvsim_check_main(suite, "engine_cache", 23);
+    return kvsim_check_main(suite, "engine_cache", 27);
 }
