@@ -11,7 +11,7 @@
 /** Seconds after which gnuplot is stopped; it takes about one. */
 #define TIME_LIMIT 120.0
 
-/** Size of a picture and of its letters in pixels: still legible when shown at half the size. */
+/** Size of a picture in pixels and of its letters in points: still legible when shown at half the size. */
 #define WIDTH      1600
 #define HEIGHT     1000
 #define FONT       "DejaVu Sans"
@@ -49,17 +49,19 @@ const char *const plot_files[PLOT_FILE_COUNT] = {
 
 static const char *const kind_colors[FIGURE_KINDS] = {COLOR_KEY, COLOR_VALUE};
 
-/** Begin a picture: settings that all have in common, then the terminal and the file. */
+/** Begin a picture: the terminal, the file, and settings that all have in common. */
 static void begin_picture(FILE *script, size_t file) {
     bool svg = file % 2 == 1;
     fputs("reset\n", script);
+    /* The SVG terminal takes the size of letters in pixels and makes points larger. */
     if (svg)
         fprintf(script, "set terminal svg size %d,%d dynamic noenhanced font '%s,%d' background '#FFFFFF'\n", WIDTH,
-                HEIGHT, FONT, FONT_SIZE);
+                HEIGHT, FONT, FONT_SIZE * 4 / 3);
     else
         fprintf(script, "set terminal pngcairo size %d,%d noenhanced font '%s,%d' background '#FFFFFF'\n", WIDTH,
                 HEIGHT, FONT, FONT_SIZE);
-    fprintf(script, "set output '%s'\n", plot_files[file]);
+    fprintf(script, "set output '%s'\npoint = %s\nletter = %s\n", plot_files[file], svg ? "1.1" : "2.4",
+            svg ? "4.0 / 3" : "1");
     fputs("set encoding utf8\n"
           "set border 3 linecolor rgb '" COLOR_INK "' linewidth 1.5\n"
           "set tics nomirror out scale 0.6\n"
@@ -95,7 +97,7 @@ static void draw_head(FILE *script, const char *title, const legend_entry *entri
     x += 0.5 * gap;
     fputs("set multiplot\nset label 100 ", script);
     gnuplot_quote(script, title);
-    fprintf(script, " at screen 0.5,0.965 center font '%s,%d' noenhanced\n", FONT, TITLE_SIZE);
+    fprintf(script, " at screen 0.5,0.965 center font sprintf('%s,%%g', %d * letter) noenhanced\n", FONT, TITLE_SIZE);
     for (size_t i = 0; i < count; i++) {
         const legend_entry *entry = &entries[i];
         double middle = x + 0.35 * mark_width;
@@ -110,13 +112,14 @@ static void draw_head(FILE *script, const char *title, const legend_entry *entri
                     number, x, y, x + 0.7 * mark_width, y, entry->mark == LEGEND_DASHES ? "dashtype (12,6)" : "",
                     entry->color);
         else
-            fprintf(script,
-                    "set label %u '' at screen %g,%g point pointtype %d pointsize 2.4 linewidth 3 linecolor rgb '%s'\n",
-                    number, middle, y,
-                    entry->mark == LEGEND_DISC     ? POINT_KEY
-                    : entry->mark == LEGEND_SQUARE ? POINT_VALUE
-                                                   : POINT_KEY_OPEN,
-                    entry->color);
+            fprintf(
+                script,
+                "set label %u '' at screen %g,%g point pointtype %d pointsize point linewidth 3 linecolor rgb '%s'\n",
+                number, middle, y,
+                entry->mark == LEGEND_DISC     ? POINT_KEY
+                : entry->mark == LEGEND_SQUARE ? POINT_VALUE
+                                               : POINT_KEY_OPEN,
+                entry->color);
         fprintf(script, "set label %u ", number + 50);
         gnuplot_quote(script, entry->text);
         fprintf(script, " at screen %g,%g left\n", x + mark_width, y);
@@ -346,11 +349,11 @@ static void draw_layer_means(FILE *script, const report_figures *figures) {
     for (int kind = 0; kind < FIGURE_KINDS; kind++) {
         if (!has_pairs(figures, kind))
             continue;
-        fprintf(script, ", $layers%d using 1:2 with points pointtype %d pointsize 2.4 linecolor rgb '%s' notitle", kind,
-                kind == FIGURE_KEY ? POINT_KEY : POINT_VALUE, kind_colors[kind]);
+        fprintf(script, ", $layers%d using 1:2 with points pointtype %d pointsize point linecolor rgb '%s' notitle",
+                kind, kind == FIGURE_KEY ? POINT_KEY : POINT_VALUE, kind_colors[kind]);
         if (figures->view_count > 1)
             fprintf(script,
-                    ", $layers%d using 1:7 with points pointtype %d pointsize 2.4 linewidth 3 linecolor rgb '%s' "
+                    ", $layers%d using 1:7 with points pointtype %d pointsize point linewidth 3 linecolor rgb '%s' "
                     "notitle",
                     kind, kind == FIGURE_KEY ? POINT_KEY_OPEN : POINT_VALUE_OPEN, COLOR_INK);
     }
@@ -387,6 +390,8 @@ static void draw_layers(FILE *script, const report_figures *figures, const char 
     write_layers(script, figures);
     set_layer_axis(script, figures);
     fputs("set lmargin 10\nset rmargin 2\nset tmargin 2\n", script);
+    if (figures->layer_count > MOST_LABELLED_LAYERS)
+        fputs("point = 0.6 * point\n", script);
     draw_layer_means(script, figures);
     end_head(script);
     draw_layer_shares(script, figures);
@@ -428,7 +433,8 @@ static void plot_bars(FILE *script, const report_figures *figures, const char *d
             "notitle, $%s using 1:2 with boxes linecolor rgb '%s' notitle",
             data, COLOR_REST, data, COLOR_NEAR, data, COLOR_EXACT);
     if (figures->layer_count <= MOST_LABELLED_LAYERS)
-        fprintf(script, ", $%s using 1:4:5 with labels offset 0,0.6 font '%s,%d' notitle", data, FONT, SMALL_SIZE);
+        fprintf(script, ", $%s using 1:4:5 with labels offset 0,0.6 font sprintf('%s,%%g', %d * letter) notitle", data,
+                FONT, SMALL_SIZE);
     fputs("\n", script);
 }
 

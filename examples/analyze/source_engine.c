@@ -31,9 +31,10 @@ static int parse_ids(const char *text, size_t number, int32_t vocabulary, int32_
         long id = strtol(at, &end, 10);
         bool ended = *end == 0 || *end == ' ' || *end == '\t';
         if (end == at || !ended || id < 0 || id >= vocabulary)
-            return fail(error,
-                        "prompt %zu: this model has a tokenizer of its own; give token ids from 0 to %d between blanks",
-                        number, vocabulary - 1);
+            return fail(
+                error,
+                "prompt %zu: this model has a tokenizer of its own; give token ids (0 to %d) with --prompts-file",
+                number, vocabulary - 1);
         ids[(*count)++] = (int32_t)id;
     }
     return 0;

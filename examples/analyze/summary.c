@@ -117,32 +117,45 @@ static void print_standout(FILE *out, const report_figures *figures) {
             best->layer, key, value, all);
 }
 
-static void print_bytes(FILE *out, const page_source *source, const report_figures *figures,
-                        const saving_figures *saving) {
-    char first[64], second[64], third[64], share[32], tokens[32];
+static void print_cache(FILE *out, const page_source *source, const report_figures *figures) {
+    char seen_text[64], predicted[64], tokens[32];
     double seen = 0.0;
-    for (int kind = 0; kind < FIGURE_KINDS; kind++)
+    bool partial = false;
+    for (int kind = 0; kind < FIGURE_KINDS; kind++) {
         seen += figures->total.kind[kind].bytes + figures->total.kind[kind].other_bytes;
-    format_bytes(first, sizeof first, seen);
-    format_count(tokens, sizeof tokens, (uint64_t)source->tokens);
-    fprintf(out, "\nCache      %s seen in pages", first);
-    if (source->predicted_bytes > 0.0) {
-        format_bytes(second, sizeof second, source->predicted_bytes);
-        fprintf(out, "; the model's shape predicts %s for %s tokens", second, tokens);
+        partial = partial || figures->total.kind[kind].others > 0;
     }
-    format_bytes(first, sizeof first, saving->saved_bytes);
-    format_bytes(second, sizeof second, saving->exact_bytes);
-    format_bytes(third, sizeof third, saving->near_bytes);
-    format_share(share, sizeof share, saving->bytes > 0.0 ? saving->saved_bytes / saving->bytes : 0.0);
-    fprintf(out, "\nMeasured   %s could be saved, %s of what was compared:\n           exact %s, near %s", first, share,
-            second, third);
-    format_bytes(first, sizeof first, saving->metadata_bytes);
-    fprintf(out, ", minus %s to find them again%s\n", first,
-            saving->by_block ? "; key page and\n           value page of a block must both pass" : "");
+    format_bytes(seen_text, sizeof seen_text, seen);
+    fprintf(out, "\nCache      %s seen in pages%s\n", seen_text, partial ? ", with their unused slots" : "");
+    if (source->predicted_bytes > 0.0) {
+        format_bytes(predicted, sizeof predicted, source->predicted_bytes);
+        format_count(tokens, sizeof tokens, (uint64_t)source->tokens);
+        fprintf(out, "           %s predicted from the model's shape for %s tokens\n", predicted, tokens);
+    }
+}
+
+static void print_saving(FILE *out, const report_figures *figures, const saving_figures *saving) {
+    char first[64], second[64], third[64], share[32];
+    if (saving->exact_bytes + saving->near_bytes == 0.0) {
+        fprintf(out,
+                "Measured   nothing could be saved: no %s is within a relative error\n"
+                "           of %g of an earlier one\n",
+                saving->by_block ? "block (key page and value page)" : "page", figures->budget);
+    } else {
+        format_bytes(first, sizeof first, saving->saved_bytes);
+        format_bytes(second, sizeof second, saving->exact_bytes);
+        format_bytes(third, sizeof third, saving->near_bytes);
+        format_share(share, sizeof share, saving->saved_bytes / saving->bytes);
+        fprintf(out, "Measured   %s could be saved, %s of what was compared:\n           exact %s, near %s,\n", first,
+                share, second, third);
+        format_bytes(first, sizeof first, saving->metadata_bytes);
+        fprintf(out, "           minus %s to find them again%s\n", first,
+                saving->by_block ? "; key page and value page of a block both pass" : "");
+    }
     format_bytes(first, sizeof first, saving->assumed_bytes);
     fprintf(out,
-            "Assumed    %s by the rule of thumb \"half of the pages with a cosine >= %g\": an assumption,\n"
-            "           not a measurement\n",
+            "Assumed    %s by the rule of thumb \"half of the pages that have an earlier\n"
+            "           page at a cosine >= %g\": an assumption, not a measurement\n",
             first, figures->threshold);
 }
 
@@ -159,7 +172,8 @@ int print_summary(FILE *out, const analyze_options *options, const page_source *
         fputs("\nThere are no two pages to compare: that needs two full pages without NaN in one layer.\n", out);
     print_caution(out, figures);
     print_standout(out, figures);
-    print_bytes(out, source, figures, saving);
+    print_cache(out, source, figures);
+    print_saving(out, figures, saving);
     fprintf(out, "\nReport     %s/analysis_report.json%s\n", options->output_dir,
             pictures ? ", with three pictures (.png, .svg) beside it" : "");
     return fflush(out) != 0 || ferror(out) ? -1 : 0;

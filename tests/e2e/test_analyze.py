@@ -40,7 +40,7 @@ PICTURES = [f"{name}.{kind}" for name in ("similarity_distribution", "layer_simi
 REPORT = "analysis_report.json"
 TIME_LIMIT = 600
 # Fewer checks than this means that the test itself is broken.
-EXPECTED_CHECKS = 75
+EXPECTED_CHECKS = 115
 
 program = None
 passed = failed = skipped = 0
@@ -215,7 +215,7 @@ def temporary():
 
 
 def recorded(name):
-    path = DATA / "kv" / name
+    path = DATA / name
     if not path.exists():
         raise Skip(f"{path} is absent")
     return path
@@ -717,7 +717,7 @@ def full_disk_on_tmpfs():
 @cases(("SIGINT", signal.SIGINT), ("SIGTERM", signal.SIGTERM))
 def interrupted_at_any_time(number):
     """Whenever the signal comes, the folder is as it was or complete."""
-    path = recorded("stories24.safetensors")
+    path = recorded("kv/stories24.safetensors")
     stopped = 0
     with temporary() as work:
         for existing in (False, True):
@@ -781,7 +781,7 @@ def progress_bar_on_a_terminal():
     """On a terminal one line is drawn again and again and is gone at the end; elsewhere there are whole lines."""
     import pty
 
-    path = recorded("stories24.safetensors")
+    path = recorded("kv/stories24.safetensors")
     with temporary() as work:
         master, slave = pty.openpty()
         child = subprocess.Popen([program, "--pages", path, "--per-head", "--no-plots", "--output-dir", work / "out"],
@@ -806,7 +806,7 @@ def progress_bar_on_a_terminal():
 
 @test
 def same_bytes_whatever_the_threads():
-    path = recorded("repetitive_bf16.safetensors")
+    path = recorded("kv/repetitive_bf16.safetensors")
     with temporary() as work:
         texts = set()
         for number, threads in enumerate((1, 2, 7, 2)):
@@ -875,6 +875,8 @@ def shared_prefixes_are_counted_once():
 # ---------------------------------------------------------------------------------------------------------------------
 
 VIEWS = ("raw", "centered", "derotated", "derotated_centered")
+TWO_VIEWS = ("raw", "derotated_centered")
+DIFFERENT = ["--pairs", "different-sequences"]
 # Absolute bounds of figures that are not counts; everything else is 2e-6 relative.
 ABSOLUTE = {"mean": 2e-6, "min": 2e-6, "max": 2e-6, "mean_hamming_8bit": 1e-4, "mean_hamming_sign": 1e-9}
 NOTES_OF_THE_REFERENCE = {"nearest_pair", "mean_relative_error_if_x_is_the_earlier"}
@@ -904,22 +906,24 @@ def identity(entry):
 
 
 @cases(
-    ("stories24 all", "stories24", "all", []),
-    ("stories24 different sequences", "stories24", "different-sequences", ["--pairs", "different-sequences"]),
-    ("stories24 per head", "stories24", "per-head", ["--per-head"]),
-    ("repetitive_bf16 all", "repetitive_bf16", "all", []),
-    ("repetitive_bf16 different sequences", "repetitive_bf16", "different-sequences",
-     ["--pairs", "different-sequences"]),
-    ("shared_prefix all", "shared_prefix", "all", []),
-    ("shared_prefix different sequences", "shared_prefix", "different-sequences", ["--pairs", "different-sequences"]),
-    ("paged_vllm_e3 all", "paged_vllm_e3", "all", []),
+    ("stories24 all", "kv/stories24", "all", VIEWS, []),
+    ("stories24 different sequences", "kv/stories24", "different-sequences", VIEWS, DIFFERENT),
+    ("stories24 per head", "kv/stories24", "per-head", VIEWS, ["--per-head"]),
+    ("repetitive_bf16 all", "kv/repetitive_bf16", "all", VIEWS, []),
+    ("repetitive_bf16 different sequences", "kv/repetitive_bf16", "different-sequences", VIEWS, DIFFERENT),
+    ("shared_prefix all", "kv/shared_prefix", "all", VIEWS, []),
+    ("shared_prefix different sequences", "kv/shared_prefix", "different-sequences", VIEWS, DIFFERENT),
+    ("paged_vllm_e3 all", "kv/paged_vllm_e3", "all", VIEWS, []),
+    ("30m general", "kv30m/general", "all", TWO_VIEWS, []),
+    ("30m code", "kv30m/code", "all", TWO_VIEWS, []),
+    ("30m shared_prefix", "kv30m/shared_prefix", "all", TWO_VIEWS, []),
 )
-def reference(file, variant, options):
+def reference(file, variant, views, options):
     path = recorded(f"{file}.safetensors")
     with temporary() as work:
-        report = analyze(work / "out", "--pages", path, "--view", ",".join(VIEWS), *options)
-        for view in VIEWS:
-            expected = json.loads((DATA / "kv" / "expected" / f"{file}.{view}.{variant}.json").read_text())
+        report = analyze(work / "out", "--pages", path, "--view", ",".join(views), *options)
+        for view in views:
+            expected = json.loads((path.parent / "expected" / f"{path.stem}.{view}.{variant}.json").read_text())
             compare(view, "counts", expected["counts"], report["counts"])
             for table in ("groups", "blocks"):
                 found = {identity(entry): entry for entry in report[table] if entry["view"] == view}
