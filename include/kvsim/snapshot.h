@@ -55,9 +55,10 @@ KVSIM_API uint64_t kvsim_snapshot_tensor_count(const kvsim_snapshot *snapshot);
  * @param snapshot the snapshot to look in
  * @param index 0 .. count - 1
  * @param name [borrowed] from the snapshot; may be NULL
- * @param tensor filled with struct_size, CPU device, row-major (strides NULL); data and shape [borrowed] from the
- *        snapshot. Element types that `KVSIM_DTYPE_*` has no code for come as KVSIM_DTYPE_OPAQUE of the same bits;
- *        `byte alignment` is 1. I32, I64, U8, BOOL and the like come as KVSIM_DTYPE_INT / _UINT with their bits.
+ * @param tensor its `struct_size` is set by the caller (KVSIM_TENSOR_INIT); filled with a CPU tensor, row-major
+ *        (strides NULL), data and shape [borrowed] from the snapshot. The data may lie at any address: read elements
+ *        by memcpy. Element types that `KVSIM_DTYPE_*` has no code for come as KVSIM_DTYPE_OPAQUE of the same bits
+ *        (4 and 6 too); I32, I64, U8, BOOL and the like as KVSIM_DTYPE_INT / _UINT with their bits.
  * @return KVSIM_OK, KVSIM_E_INVALID
  */
 KVSIM_API kvsim_status kvsim_snapshot_tensor_at(const kvsim_snapshot *snapshot, uint64_t index, const char **name,
@@ -116,7 +117,8 @@ typedef struct kvsim_snapshot_info {
  * @param ctx receives the error text
  * @param snapshot the snapshot to look in
  * @param info filled; its `struct_size` is set by the caller
- * @return KVSIM_OK, KVSIM_E_INVALID, KVSIM_E_FORMAT (metadata missing or contradicting the tensors)
+ * @return KVSIM_OK, KVSIM_E_INVALID, KVSIM_E_FORMAT (metadata missing or contradicting the tensors),
+ *         KVSIM_E_UNSUPPORTED (a newer schema of kvsim), KVSIM_E_NOMEM
  */
 KVSIM_API kvsim_status kvsim_snapshot_get_info(kvsim_ctx *ctx, const kvsim_snapshot *snapshot,
                                                kvsim_snapshot_info *info);
@@ -126,9 +128,9 @@ typedef struct kvsim_snapshot_pages {
     uint32_t struct_size;   /**< sizeof(kvsim_snapshot_pages) */
     int32_t kind;           /**< KVSIM_KIND_*; 0 = both. For an npy file the kind of its pages; 0 = key */
     int32_t page_tokens;    /**< cut sequences of a dump into pages of this many tokens; 0 = as the file says */
-    int32_t layer;          /**< of the pages of an npy file */
-    const int32_t *layers;  /**< layers to add, rising; NULL = all */
-    uint64_t layer_count;   /**< length of `layers` */
+    int32_t layer;          /**< of the pages of an npy file; 0 for any other */
+    const int32_t *layers;  /**< layers to add, rising; NULL = all, and always for an npy file */
+    uint64_t layer_count;   /**< length of `layers`, at least 1 if that is set */
     int64_t first_sequence; /**< added to the sequence numbers, so that several files do not mix; >= 0 */
 } kvsim_snapshot_pages;
 
@@ -138,8 +140,12 @@ typedef struct kvsim_snapshot_pages {
 
 /**
  * Add the pages of a snapshot to a context by borrowing, and tell the context its RoPE facts (`kvsim_set_rope`).
- * The snapshot must stay open until the context is cleared or destroyed. On failure nothing has been added that was
- * not there before only if `ctx` was empty; clear it.
+ * The snapshot must stay open until the context is cleared or destroyed. A failure may leave some of the pages
+ * behind: clear the context.
+ *
+ * Pages arrive sequence by sequence, each from its first token on. Pages of one snapshot that are added by several
+ * calls (keys first, then values, say) still pair into blocks; a page that is added again is one more reference.
+ * The last RoPE facts told hold for the whole context: do not mix files that differ in them.
  *
  * @param ctx the context to add to
  * @param snapshot stays open as long as the pages are used
@@ -183,7 +189,9 @@ typedef struct kvsim_dump {
     }
 
 /**
- * Write a dump. The file appears whole or not at all: a temporary file beside it is written, synced and renamed.
+ * Write a dump. The file appears whole or not at all: a temporary file beside it is written, synced and renamed. Equal
+ * dumps give equal bytes. A symbolic link is followed; a path that names a device, a pipe or a folder is refused.
+ * The library leaves signals alone: under a limit of file sizes (RLIMIT_FSIZE), ignore SIGXFSZ to get KVSIM_E_IO.
  * @param ctx receives the error text and lends its allocator
  * @param path of the file to make, NUL-terminated
  * @param dump what to write
