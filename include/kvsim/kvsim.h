@@ -437,9 +437,13 @@ KVSIM_API kvsim_status kvsim_set_rope(kvsim_ctx *ctx, const kvsim_rope *rope);
 
 /** @name Flags of kvsim_compute_options
  * @{ */
-#define KVSIM_COMPUTE_PER_HEAD    1u /**< besides, each KV head's pages (`N x D`) as groups of their own */
-#define KVSIM_COMPUTE_BEST_MATCH  2u /**< fill the table `matches`: each page's best earlier page */
-#define KVSIM_COMPUTE_ASSIGNMENTS 4u /**< fill the table `assignments`: which page a removed page would share */
+#define KVSIM_COMPUTE_PER_HEAD    1u  /**< besides, each KV head's pages (`N x D`) as groups of their own */
+#define KVSIM_COMPUTE_BEST_MATCH  2u  /**< fill the table `matches`: each page's best earlier page */
+#define KVSIM_COMPUTE_ASSIGNMENTS 4u  /**< fill the table `assignments`: which page a removed page would share */
+#define KVSIM_COMPUTE_CHANCE      8u  /**< fill `statistics`: observed, chance level, excess, interval */
+#define KVSIM_COMPUTE_STRATA      16u /**< fill `strata`: first and last pages, within and between sequences */
+#define KVSIM_COMPUTE_BOUNDS      32u /**< fill the columns `scaled_...` and `lower_bound` of the dedup tables */
+#define KVSIM_COMPUTE_LEDGER      64u /**< fill `ledger` and `lossless`: where every byte belongs */
 /** @} */
 
 /** `top_k` that means: no top pairs. */
@@ -473,11 +477,19 @@ typedef struct kvsim_compute_options {
      */
     int (*progress)(void *user, uint64_t pairs_done, uint64_t pairs_total);
     void *progress_user; /**< handed to `progress` */
+    uint64_t seed;       /**< of everything that is drawn; 0 = 1 */
+    /** [family_count] prompt family of sequence number i; a sequence outside is a family of its own. NULL = none */
+    const int64_t *families;
+    uint64_t family_count;     /**< length of `families` */
+    uint32_t null_repetitions; /**< shufflings behind a chance level; 0 = 20; at most 1,000 */
+    uint32_t resamples;        /**< bootstrap samples behind an interval; 0 = 1,000; at most 100,000 */
+    uint32_t ulps;             /**< the ledger's "equal within k units in the last place"; 0 = 1 */
+    uint32_t reserved;         /**< 0 */
 } kvsim_compute_options;
 
 /** All defaults. */
 #define KVSIM_COMPUTE_OPTIONS_INIT                                                                                     \
-    { sizeof(kvsim_compute_options), 0, 0, 0, 0, 0, 0, 0, NULL, NULL, 0, 0, 0.0, NULL, NULL }
+    { sizeof(kvsim_compute_options), 0, 0, 0, 0, 0, 0, 0, NULL, NULL, 0, 0, 0.0, NULL, NULL, 0, NULL, 0, 0, 0, 0, 0 }
 
 /**
  * Fill a struct with its defaults; for languages that cannot use the macro.
@@ -522,7 +534,7 @@ KVSIM_API void kvsim_result_destroy(kvsim_result *result);
 /**
  * One column of a table of the result. docs/columns.md lists the tables and their columns:
  * `summary` (one row), `groups`, `thresholds`, `dedup`, `blocks`, `block_dedup`, `top_pairs`, `matches`,
- * `assignments`, `pages`.
+ * `assignments`, `pages`, `statistics`, `strata`, `ledger`, `lossless`.
  */
 typedef struct kvsim_column {
     uint32_t struct_size; /**< sizeof(kvsim_column), set by the caller */

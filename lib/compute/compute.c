@@ -21,7 +21,7 @@ static kvsim_status run_view(kvsim__work *at, const kvsim__unit *unit, uint32_t 
                               .plan = at->plan,
                               .progress = &at->progress,
                               .slots = unit->slots,
-                              .sequences = unit->sequences};
+                              .places = {unit->sequence, unit->family, unit->stratum, unit->sequence_count}};
     kvsim__dedup *dedup = NULL;
     kvsim_status status = KVSIM_OK;
     for (int kind = 0; kind < KVSIM__KINDS; kind++) {
@@ -34,12 +34,13 @@ static kvsim_status run_view(kvsim__work *at, const kvsim__unit *unit, uint32_t 
             status = kvsim__group_open(&pairing.groups[kind], view, unit->kinds[kind]->kind, &at->ctx->rope);
         }
         if (pairing.present[kind] && status == KVSIM_OK) {
-            status = kvsim__figures_open(at->base, at->plan, unit->slots, &pairing.figures[kind]);
+            status = kvsim__figures_open(&pairing, &pairing.figures[kind]);
         }
     }
     if (status == KVSIM_OK) {
         const uint8_t *const present[KVSIM__LANES] = {unit->present[0], unit->present[1], unit->present[2]};
-        const bool keep = (at->plan->flags & KVSIM_COMPUTE_ASSIGNMENTS) != 0;
+        const bool keep =
+            (at->plan->flags & (KVSIM_COMPUTE_ASSIGNMENTS | KVSIM_COMPUTE_LEDGER | KVSIM_COMPUTE_CHANCE)) != 0;
         status = kvsim__dedup_open(at->base, at->plan, unit->slots, present, keep, &dedup);
     }
     if (status == KVSIM_OK) {
@@ -51,7 +52,7 @@ static kvsim_status run_view(kvsim__work *at, const kvsim__unit *unit, uint32_t 
     }
     kvsim__dedup_close(dedup);
     for (int kind = 0; kind < KVSIM__KINDS; kind++) {
-        kvsim__figures_close(at->base, at->plan, unit->slots, &pairing.figures[kind]);
+        kvsim__figures_close(&pairing, &pairing.figures[kind]);
         kvsim__group_close(&pairing.groups[kind]);
     }
     return status;

@@ -40,8 +40,10 @@ typedef struct kvsim__unit {
     uint32_t *first[KVSIM__LANES]; /**< first slot of equal contents */
     uint8_t *present[KVSIM__LANES];
     uint64_t duplicates[KVSIM__LANES];
-    int64_t *sequences; /**< NULL if all pairs count */
-    int32_t head;       /**< -1 = all */
+    uint32_t *sequence, *family; /**< numbered from 0 in order of first appearance */
+    uint8_t *stratum;            /**< KVSIM__STRATUM_* */
+    uint32_t sequence_count;
+    int32_t head; /**< -1 = all */
 } kvsim__unit;
 
 /** Look at the contents of every page: `states`. */
@@ -59,6 +61,9 @@ kvsim__combination *kvsim__find_partner(kvsim__work *at, const kvsim__combinatio
 /** Fill in the slots of a unit: identities that have a page in either group. */
 kvsim_status kvsim__unit_open(kvsim__work *at, const kvsim__combination *keys, const kvsim__combination *values,
                               kvsim__unit *unit);
+
+/** Number the sequences and families of a unit's slots and find their strata. */
+kvsim_status kvsim__unit_find_places(kvsim__work *at, kvsim__unit *unit);
 
 void kvsim__unit_close(kvsim__work *at, kvsim__unit *unit);
 

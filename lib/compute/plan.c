@@ -4,7 +4,14 @@
 
 #include "context.h"
 
-enum { DEFAULT_TOP_K = 16, MAX_TOP_K = 65536 };
+enum {
+    DEFAULT_TOP_K = 16,
+    MAX_TOP_K = 65536,
+    DEFAULT_REPETITIONS = 20,
+    MAX_REPETITIONS = 1000,
+    DEFAULT_RESAMPLES = 1000,
+    MAX_RESAMPLES = 100000
+};
 
 static const double default_thresholds[] = {0.9, 0.95, 0.99};
 static const double default_budgets[] = {0.1, 0.2, 0.3};
@@ -41,7 +48,9 @@ static kvsim_status read_numbers(kvsim__base *base, const kvsim_compute_options 
     const uint32_t all_metrics = KVSIM_METRIC_COSINE | KVSIM_METRIC_L2 | KVSIM_METRIC_HAMMING | KVSIM_METRIC_JACCARD;
     const uint32_t all_views =
         KVSIM_VIEW_RAW | KVSIM_VIEW_CENTERED | KVSIM_VIEW_DEROTATED | KVSIM_VIEW_DEROTATED_CENTERED;
-    const uint32_t all_flags = KVSIM_COMPUTE_PER_HEAD | KVSIM_COMPUTE_BEST_MATCH | KVSIM_COMPUTE_ASSIGNMENTS;
+    const uint32_t all_flags = KVSIM_COMPUTE_PER_HEAD | KVSIM_COMPUTE_BEST_MATCH | KVSIM_COMPUTE_ASSIGNMENTS |
+                               KVSIM_COMPUTE_CHANCE | KVSIM_COMPUTE_STRATA | KVSIM_COMPUTE_BOUNDS |
+                               KVSIM_COMPUTE_LEDGER;
     if ((options->metrics & ~all_metrics) != 0 || (options->views & ~all_views) != 0 ||
         (options->flags & ~all_flags) != 0) {
         return kvsim__fail(base, KVSIM_E_INVALID,
@@ -63,6 +72,12 @@ static kvsim_status read_numbers(kvsim__base *base, const kvsim_compute_options 
         return kvsim__fail(base, KVSIM_E_INVALID, "jaccard_tau %g with jaccard_absolute %u", options->jaccard_tau,
                            options->jaccard_absolute);
     }
+    if (options->null_repetitions > MAX_REPETITIONS || options->resamples > MAX_RESAMPLES ||
+        (options->families == NULL) != (options->family_count == 0)) {
+        return kvsim__fail(base, KVSIM_E_INVALID,
+                           "null_repetitions %u (at most %d), resamples %u (at most %d), or families without a count",
+                           options->null_repetitions, MAX_REPETITIONS, options->resamples, MAX_RESAMPLES);
+    }
     plan->metrics = options->metrics != 0 ? options->metrics : all_metrics;
     plan->views = options->views | KVSIM_VIEW_RAW;
     plan->flags = options->flags;
@@ -71,6 +86,12 @@ static kvsim_status read_numbers(kvsim__base *base, const kvsim_compute_options 
     plan->hamming_bits = options->hamming_bits != 0 ? options->hamming_bits : 8;
     plan->jaccard_absolute = options->jaccard_absolute != 0;
     plan->jaccard_tau = options->jaccard_tau > 0.0 || plan->jaccard_absolute ? options->jaccard_tau : 1.0;
+    plan->seed = options->seed != 0 ? options->seed : 1;
+    plan->families = options->families;
+    plan->family_count = options->family_count;
+    plan->null_repetitions = options->null_repetitions != 0 ? options->null_repetitions : DEFAULT_REPETITIONS;
+    plan->resamples = options->resamples != 0 ? options->resamples : DEFAULT_RESAMPLES;
+    plan->ulps = options->ulps != 0 ? options->ulps : 1;
     plan->progress = options->progress;
     plan->progress_user = options->progress_user;
     return KVSIM_OK;

@@ -28,7 +28,9 @@ void kvsim__unit_close(kvsim__work *at, kvsim__unit *unit) {
     for (int kind = 0; kind < KVSIM__KINDS; kind++) {
         kvsim__release(at->base, unit->pages[kind], unit->slots, sizeof(uint32_t));
     }
-    kvsim__release(at->base, unit->sequences, unit->slots, sizeof(int64_t));
+    kvsim__release(at->base, unit->sequence, unit->slots, sizeof(uint32_t));
+    kvsim__release(at->base, unit->family, unit->slots, sizeof(uint32_t));
+    kvsim__release(at->base, unit->stratum, unit->slots, 1);
 }
 
 static kvsim_status unit_allocate(kvsim__work *at, kvsim__unit *unit) {
@@ -42,11 +44,11 @@ static kvsim_status unit_allocate(kvsim__work *at, kvsim__unit *unit) {
         unit->present[lane] = kvsim__allocate(at->base, unit->slots, 1);
         complete = complete && unit->first[lane] != NULL && unit->present[lane] != NULL;
     }
-    if (at->plan->different_sequences) {
-        unit->sequences = kvsim__allocate(at->base, unit->slots, sizeof(int64_t));
-        complete = complete && unit->sequences != NULL;
-    }
-    return complete ? KVSIM_OK : kvsim__fail_memory(at->base, unit->slots * 40, "the slots of a layer");
+    unit->sequence = kvsim__allocate(at->base, unit->slots, sizeof(uint32_t));
+    unit->family = kvsim__allocate(at->base, unit->slots, sizeof(uint32_t));
+    unit->stratum = kvsim__allocate(at->base, unit->slots, 1);
+    complete = complete && unit->sequence != NULL && unit->family != NULL && unit->stratum != NULL;
+    return complete ? KVSIM_OK : kvsim__fail_memory(at->base, unit->slots * 44, "the slots of a layer");
 }
 
 /* Fill in the slots of a unit: identities that have a page in either group. */
@@ -70,12 +72,9 @@ kvsim_status kvsim__unit_open(kvsim__work *at, const kvsim__combination *keys, c
         }
         unit->pages[KVSIM__KEY][slot] = key;
         unit->pages[KVSIM__VALUE][slot] = value;
-        if (unit->sequences != NULL) {
-            unit->sequences[slot] = at->store->pages[key != KVSIM__NONE ? key : value].sequence;
-        }
         slot++;
     }
-    return KVSIM_OK;
+    return kvsim__unit_find_places(at, unit);
 }
 
 /* Heads that a kind contributes to a unit: all, or the one of a per-head unit if it has it. */
@@ -115,7 +114,8 @@ kvsim_status kvsim__unit_find_duplicates(kvsim__work *at, kvsim__unit *unit) {
             unit->present[lane][slot] = unit->first[lane][slot] != KVSIM__NONE;
         }
         status =
-            kvsim__count_duplicates(at->base, unit->slots, unit->first[lane], unit->sequences, &unit->duplicates[lane]);
+            kvsim__count_duplicates(at->base, unit->slots, unit->first[lane],
+                                    at->plan->different_sequences ? unit->sequence : NULL, &unit->duplicates[lane]);
     }
     return status;
 }

@@ -4,14 +4,18 @@
  * Greedy in arrival order, one run for each budget: a page within the budget of an earlier representative shares the
  * nearest such one (the earliest of equals), else it becomes a representative. No chaining: what counts is the error
  * to the representative itself. Done for key pages, for value pages, and for blocks, whose error is the larger of
- * its two pages'.
+ * its two pages'; with the plain error, and (KVSIM_COMPUTE_BOUNDS) with the best scale on the representative.
+ *
+ * The number of greedy representatives is an upper bound of the fewest possible. A lower bound: pages of which no two
+ * satisfy |x - y| <= b (|x| + |y|) need a representative each, since one within b of both would bring them that near.
+ * Such a set is grown greedily as well.
  */
 #ifndef KVSIM_FINDINGS_DEDUP_H
 #define KVSIM_FINDINGS_DEDUP_H
 
 #include "../pairs/pairs.h"
 
-/** What is deduplicated: each kind's pages, and blocks. */
+/** What is deduplicated: each kind's pages, and blocks. A lane is one of them. */
 enum { KVSIM__LANE_KEY = KVSIM__KEY, KVSIM__LANE_VALUE = KVSIM__VALUE, KVSIM__LANE_BLOCK, KVSIM__LANES };
 
 /** A page (or block) that is removed. */
@@ -24,8 +28,10 @@ typedef struct kvsim__assignment {
 /** Outcome for one lane and budget. */
 typedef struct kvsim__dedup_figures {
     uint64_t representatives, removed;
-    uint64_t groups_of_two_or_more; /**< representatives that others share */
-    uint64_t largest_group;         /**< pages, the representative included; 0 without pages */
+    uint64_t groups_of_two_or_more;  /**< representatives that others share */
+    uint64_t largest_group;          /**< pages, the representative included; 0 without pages */
+    uint64_t scaled_representatives; /**< with the best scale; 0 without KVSIM_COMPUTE_BOUNDS */
+    uint64_t lower_bound;            /**< of the fewest possible representatives; likewise */
 } kvsim__dedup_figures;
 
 typedef struct kvsim__dedup kvsim__dedup;

@@ -167,7 +167,7 @@ kvsim_status kvsim__find_equal_blocks(kvsim__base *base, size_t slots, const uin
     return status;
 }
 
-kvsim_status kvsim__count_duplicates(kvsim__base *base, size_t slots, const uint32_t *first, const int64_t *sequences,
+kvsim_status kvsim__count_duplicates(kvsim__base *base, size_t slots, const uint32_t *first, const uint32_t *sequences,
                                      uint64_t *count) {
     /* For each class a slot of a second sequence, if one has been seen: with the class's first slot it answers
        whether any earlier page belongs to another sequence. */

@@ -36,7 +36,7 @@ kvsim_status kvsim__find_equal_blocks(kvsim__base *base, size_t slots, const uin
  * @param sequences [slots] or NULL
  * @return KVSIM_OK, KVSIM_E_NOMEM
  */
-kvsim_status kvsim__count_duplicates(kvsim__base *base, size_t slots, const uint32_t *first, const int64_t *sequences,
+kvsim_status kvsim__count_duplicates(kvsim__base *base, size_t slots, const uint32_t *first, const uint32_t *sequences,
                                      uint64_t *count);
 
 #endif

@@ -191,6 +191,10 @@ static void compute_magnitudes(pass *job, kvsim__group *group) {
         largest = job->norms[run] > largest ? job->norms[run] : largest;
     }
     group->largest_norm = sqrt(largest);
+    for (size_t slot = 0; slot < group->slots; slot++) {
+        const bool larger = slot == 0 || group->exponents[slot] > group->largest_exponent;
+        group->largest_exponent = larger ? group->exponents[slot] : group->largest_exponent;
+    }
     for (size_t h = 0; h < heads; h++) {
         double absmax = 0.0, squares = 0.0;
         for (size_t run = 0; run < job->runs; run++) {

@@ -34,11 +34,12 @@ typedef struct kvsim__group {
     double *slot_cosine; /**< [tokens, pairs] of the angle between slot 0 and slot t */
     double *slot_sine;   /**< [tokens, pairs] */
 
-    double *mean;        /**< [heads, head_dim], or NULL where the view does not centre */
-    double *absmax;      /**< [heads] largest magnitude in the view */
-    double *mean_square; /**< [heads] mean of the squares in the view */
-    int16_t *exponents;  /**< [slots] each page's absmax in the view is in (2^(e-1), 2^e]; 0 for zero pages */
-    double largest_norm; /**< of a page in the view */
+    double *mean;             /**< [heads, head_dim], or NULL where the view does not centre */
+    double *absmax;           /**< [heads] largest magnitude in the view */
+    double *mean_square;      /**< [heads] mean of the squares in the view */
+    int16_t *exponents;       /**< [slots] each page's absmax in the view is in (2^(e-1), 2^e]; 0 for zero pages */
+    double largest_norm;      /**< of a page in the view */
+    int16_t largest_exponent; /**< of a page */
 } kvsim__group;
 
 /**

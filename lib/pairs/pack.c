@@ -3,6 +3,8 @@
 #include <math.h>
 #include <string.h>
 
+#include "../base/random.h"
+
 enum { CACHE_LINE = 64 };
 
 /* Take `bytes` from a running offset, aligned to a cache line; with memory NULL only the offset moves. */
@@ -124,7 +126,10 @@ static void pack_row(const page_job *job, size_t i, size_t start, int32_t head, 
 static void pack_page(const page_job *job, size_t i, kvsim__scratch *scratch) {
     const kvsim__group *group = &job->pairing->groups[job->kind];
     kvsim__packed *packed = &job->panel->kinds[job->kind];
-    const size_t slot = job->panel->first + i;
+    const kvsim__contents_map *map = job->panel->map;
+    const size_t slot = i >= job->panel->count ? job->pairing->slots
+                        : map != NULL          ? map->slots[map->chosen[i]]
+                                               : job->panel->first + i;
     const uint32_t page = slot < job->pairing->slots ? group->pages[slot] : KVSIM__NONE;
     packed->norm[i] = 0.0;
     packed->scale[i] = 1.0;
@@ -142,13 +147,19 @@ static void pack_page(const page_job *job, size_t i, kvsim__scratch *scratch) {
         }
         return;
     }
-    packed->scale[i] = ldexp(1.0, group->exponents[slot]);
+    packed->scale[i] = ldexp(1.0, map != NULL ? group->largest_exponent : group->exponents[slot]);
     double squares = 0.0;
     size_t start = 0;
-    kvsim__view_begin(group, page, scratch);
+    uint32_t source = page;
+    kvsim__view_begin(group, source, scratch);
     for (int32_t t = 0; t < group->tokens; t++) {
+        if (map != NULL) {
+            const uint64_t rank = kvsim__permute(map->chosen[i], map->ranks, map->keys[i] + (uint64_t)t);
+            source = group->pages[map->slots[rank]];
+            kvsim__view_begin(group, source, scratch);
+        }
         for (int32_t h = 0; h < group->heads; h++, start += (size_t)group->head_dim) {
-            const double *row = kvsim__view_row(group, page, t, h, scratch);
+            const double *row = kvsim__view_row(group, source, t, h, scratch);
             for (int32_t d = 0; d < group->head_dim; d++) {
                 squares += row[d] * row[d];
             }
@@ -192,5 +203,15 @@ void kvsim__panel_fill(const kvsim__pairing *pairing, kvsim__panel *panel, size_
     fill_job job = {pairing, panel};
     panel->first = first;
     panel->count = count;
+    panel->map = NULL;
+    kvsim__parallel_for(pairing->base, (uint32_t)((count + KVSIM__STRIP - 1) / KVSIM__STRIP), fill_strip, &job);
+}
+
+void kvsim__panel_fill_shuffled(const kvsim__pairing *pairing, kvsim__panel *panel, const kvsim__contents_map *map,
+                                size_t count) {
+    fill_job job = {pairing, panel};
+    panel->first = 0;
+    panel->count = count;
+    panel->map = map;
     kvsim__parallel_for(pairing->base, (uint32_t)((count + KVSIM__STRIP - 1) / KVSIM__STRIP), fill_strip, &job);
 }

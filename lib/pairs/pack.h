@@ -17,10 +17,22 @@ typedef struct kvsim__packed {
     size_t code_stride;
 } kvsim__packed;
 
-/** Consecutive slots, packed. */
+/**
+ * Which contents a panel holds: the pages themselves, or shuffled ones. A shuffled page has at each slot what the page
+ * of another rank has there, by a permutation of the ranks for each slot; keys and values move together.
+ */
+typedef struct kvsim__contents_map {
+    const uint32_t *slots; /**< [ranks] slots that have a page of every kind present, in order */
+    size_t ranks;
+    const uint32_t *chosen; /**< [count] the ranks to pack */
+    const uint64_t *keys;   /**< [count] key of each one's shuffling */
+} kvsim__contents_map;
+
+/** Packed slots: consecutive ones, or those of a contents map. */
 typedef struct kvsim__panel {
     size_t capacity; /**< slots that fit, a multiple of KVSIM__STRIP */
     size_t first, count;
+    const kvsim__contents_map *map; /**< NULL: the slots [first, first + count) themselves */
     kvsim__packed kinds[KVSIM__KINDS];
     unsigned char *scratch; /**< one for each strip */
     size_t scratch_stride;
@@ -38,6 +50,10 @@ void kvsim__panel_close(const kvsim__pairing *pairing, kvsim__panel *panel);
 
 /** Pack the slots [first, first + count) on all threads. */
 void kvsim__panel_fill(const kvsim__pairing *pairing, kvsim__panel *panel, size_t first, size_t count);
+
+/** Pack what a map chooses: its first `count` entries. */
+void kvsim__panel_fill_shuffled(const kvsim__pairing *pairing, kvsim__panel *panel, const kvsim__contents_map *map,
+                                size_t count);
 
 /** Strip that holds slot `i` of a panel. */
 static inline float *kvsim__strip(const kvsim__pairing *pairing, const kvsim__panel *panel, int kind, size_t i) {

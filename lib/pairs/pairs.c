@@ -9,36 +9,70 @@
 #include "top.h"
 
 /* Two panels, the errors of a diagonal and the tile sums stay below 64 MiB together. */
-enum { PANELS_BYTES = 40 << 20, MAX_PANEL_SLOTS = 1024, PROGRESS_INTERVAL = 100000000 };
+enum { PANELS_BYTES = 40 << 20, MAX_PANEL_SLOTS = 512, PROGRESS_INTERVAL = 100000000 };
 
-kvsim_status kvsim__figures_open(kvsim__base *base, const kvsim__plan *plan, size_t slots, kvsim__figures *figures) {
+/* Every array of the figures, with its length: one place for making and giving back. */
+typedef struct figure_array {
+    void **memory;
+    size_t count, size;
+    bool wanted;
+} figure_array;
+
+enum { FIGURE_ARRAYS = 10 };
+
+static void list_arrays(const kvsim__pairing *pairing, kvsim__figures *figures, figure_array out[FIGURE_ARRAYS]) {
+    const kvsim__plan *plan = pairing->plan;
+    const size_t slots = pairing->slots, sequences = pairing->places.sequence_count;
+    const bool best = (plan->flags & KVSIM_COMPUTE_BEST_MATCH) != 0;
+    const bool chance = (plan->flags & KVSIM_COMPUTE_CHANCE) != 0;
+    const bool strata = (plan->flags & KVSIM_COMPUTE_STRATA) != 0;
+    kvsim__sequence_figures *by = &figures->by_sequence;
+    const figure_array arrays[FIGURE_ARRAYS] = {
+        {(void **)&figures->threshold_bits, slots, sizeof(uint64_t), true},
+        {(void **)&figures->best_cosine, slots, sizeof(double), best},
+        {(void **)&figures->best_slot, slots, sizeof(uint32_t), best},
+        {(void **)&figures->top, plan->top_k, sizeof *figures->top, plan->top_k > 0},
+        {(void **)&by->pairs, sequences, sizeof(uint64_t), chance},
+        {(void **)&by->cosine_units, sequences, sizeof(int64_t), chance},
+        {(void **)&by->threshold_pairs, sequences * plan->threshold_count, sizeof(uint64_t), chance},
+        {(void **)&by->only_match, slots * plan->threshold_count, sizeof(uint32_t), chance},
+        {(void **)&figures->strata, KVSIM__STRATA, sizeof *figures->strata, strata},
+        {(void **)&figures->relation_bits, slots * KVSIM__RELATIONS, sizeof(uint64_t), strata},
+    };
+    memcpy(out, arrays, sizeof arrays);
+}
+
+kvsim_status kvsim__figures_open(const kvsim__pairing *pairing, kvsim__figures *figures) {
+    figure_array arrays[FIGURE_ARRAYS];
     memset(figures, 0, sizeof *figures);
     figures->cosine_min = INFINITY;
     figures->cosine_max = -INFINITY;
-    figures->threshold_bits = kvsim__allocate_zeroed(base, slots, sizeof(uint64_t));
-    if ((plan->flags & KVSIM_COMPUTE_BEST_MATCH) != 0) {
-        figures->best_cosine = kvsim__allocate(base, slots, sizeof(double));
-        figures->best_slot = kvsim__allocate(base, slots, sizeof(uint32_t));
+    list_arrays(pairing, figures, arrays);
+    for (int i = 0; i < FIGURE_ARRAYS; i++) {
+        if (arrays[i].wanted) {
+            *arrays[i].memory = kvsim__allocate_zeroed(pairing->base, arrays[i].count, arrays[i].size);
+            if (*arrays[i].memory == NULL) {
+                return kvsim__fail_memory(pairing->base, arrays[i].count * arrays[i].size, "the figures of a group");
+            }
+        }
     }
-    figures->top = plan->top_k > 0 ? kvsim__allocate(base, plan->top_k, sizeof *figures->top) : NULL;
-    if (figures->threshold_bits == NULL || (plan->top_k > 0 && figures->top == NULL) ||
-        ((plan->flags & KVSIM_COMPUTE_BEST_MATCH) != 0 &&
-         (figures->best_cosine == NULL || figures->best_slot == NULL))) {
-        return kvsim__fail_memory(base, slots * sizeof(uint64_t), "the figures of a group");
-    }
-    for (size_t i = 0; i < slots && figures->best_cosine != NULL; i++) {
+    for (size_t i = 0; i < pairing->slots && figures->best_cosine != NULL; i++) {
         figures->best_cosine[i] = -INFINITY;
         figures->best_slot[i] = KVSIM__NONE;
+    }
+    for (size_t i = 0; i < pairing->slots * pairing->plan->threshold_count && figures->by_sequence.pairs != NULL; i++) {
+        figures->by_sequence.only_match[i] = KVSIM__NONE;
     }
     return KVSIM_OK;
 }
 
-void kvsim__figures_close(kvsim__base *base, const kvsim__plan *plan, size_t slots, kvsim__figures *figures) {
-    kvsim__release(base, figures->threshold_bits, slots, sizeof(uint64_t));
-    kvsim__release(base, figures->best_cosine, slots, sizeof(double));
-    kvsim__release(base, figures->best_slot, slots, sizeof(uint32_t));
-    kvsim__release(base, figures->top, plan->top_k, sizeof *figures->top);
-    memset(figures, 0, sizeof *figures);
+void kvsim__figures_close(const kvsim__pairing *pairing, kvsim__figures *figures) {
+    figure_array arrays[FIGURE_ARRAYS];
+    list_arrays(pairing, figures, arrays);
+    for (int i = 0; i < FIGURE_ARRAYS; i++) {
+        kvsim__release(pairing->base, *arrays[i].memory, arrays[i].count, arrays[i].size);
+        *arrays[i].memory = NULL;
+    }
 }
 
 void kvsim__progress_report(kvsim__progress *progress, const kvsim__plan *plan, bool force) {
@@ -64,7 +98,8 @@ typedef struct schedule {
     kvsim__panel panels[2];
     kvsim__tile_sums *sums;
     size_t sum_count;
-    double *errors[KVSIM__KINDS];
+    double *errors[KVSIM__ERRORS][KVSIM__KINDS]; /* triangles */
+    int measures;
     size_t error_count;
     pthread_mutex_t lock;
 } schedule;
@@ -87,18 +122,11 @@ static void compare_panels(schedule *work, const kvsim__panel *rows, const kvsim
         .tile_rows = (uint32_t)((rows->count + KVSIM__TILE - 1) / KVSIM__TILE),
         .tile_columns = (uint32_t)((columns->count + KVSIM__TILE - 1) / KVSIM__TILE),
         .sums = work->sums,
-        .errors = {work->errors[KVSIM__KEY], work->errors[KVSIM__VALUE]},
         .lock = &work->lock,
     };
     const uint32_t tiles = job.tile_rows * job.tile_columns;
     memset(work->sums, 0, work->sum_count * sizeof *work->sums);
-    if (rows == columns) {
-        for (int kind = 0; kind < KVSIM__KINDS; kind++) {
-            for (size_t i = 0; i < work->error_count && !pairing->present[kind]; i++) {
-                work->errors[kind][i] = INFINITY;
-            }
-        }
-    }
+    memcpy(job.errors, work->errors, sizeof job.errors);
     kvsim__parallel_for(pairing->base, tiles, kvsim__tile_run, &job);
     for (size_t tile = 0; tile < tiles; tile++) {
         for (int kind = 0; kind < KVSIM__KINDS; kind++) {
@@ -130,8 +158,52 @@ static void run_schedule(schedule *work) {
         }
         compare_panels(work, rows, rows);
         if (!atomic_load(stop)) {
-            const double *const errors[KVSIM__KINDS] = {work->errors[KVSIM__KEY], work->errors[KVSIM__VALUE]};
-            pairing->sink.panel(pairing->sink.user, first, rows->count, errors);
+            kvsim__error_cells errors;
+            for (int measure = 0; measure < KVSIM__ERRORS; measure++) {
+                for (int kind = 0; kind < KVSIM__KINDS; kind++) {
+                    errors.cells[measure][kind] = work->errors[measure][kind];
+                }
+            }
+            pairing->sink.panel(pairing->sink.user, first, rows->count, &errors);
+        }
+    }
+}
+
+static kvsim_status schedule_open(schedule *work) {
+    kvsim__pairing *pairing = work->pairing;
+    const size_t side = (work->capacity + KVSIM__TILE - 1) / KVSIM__TILE;
+    work->sum_count = side * side * KVSIM__KINDS;
+    work->error_count = work->capacity * (work->capacity - 1) / 2;
+    work->measures = (pairing->plan->flags & KVSIM_COMPUTE_BOUNDS) != 0 ? KVSIM__ERRORS : 1;
+    kvsim_status status = kvsim__panel_open(pairing, work->capacity, &work->panels[0]);
+    if (status == KVSIM_OK && work->capacity < pairing->slots) {
+        status = kvsim__panel_open(pairing, work->capacity, &work->panels[1]);
+    }
+    work->sums = kvsim__allocate(pairing->base, work->sum_count, sizeof *work->sums);
+    bool complete = work->sums != NULL;
+    for (int measure = 0; measure < work->measures; measure++) {
+        for (int kind = 0; kind < KVSIM__KINDS; kind++) {
+            double *triangle = kvsim__allocate(pairing->base, work->error_count, sizeof(double));
+            for (size_t i = 0; i < work->error_count && triangle != NULL; i++) {
+                triangle[i] = INFINITY; /* stays so for a kind that is absent */
+            }
+            work->errors[measure][kind] = triangle;
+            complete = complete && triangle != NULL;
+        }
+    }
+    return status != KVSIM_OK || complete
+               ? status
+               : kvsim__fail_memory(pairing->base, work->error_count * sizeof(double), "the errors of a panel");
+}
+
+static void schedule_close(schedule *work) {
+    kvsim__pairing *pairing = work->pairing;
+    kvsim__panel_close(pairing, &work->panels[0]);
+    kvsim__panel_close(pairing, &work->panels[1]);
+    kvsim__release(pairing->base, work->sums, work->sum_count, sizeof *work->sums);
+    for (int measure = 0; measure < work->measures; measure++) {
+        for (int kind = 0; kind < KVSIM__KINDS; kind++) {
+            kvsim__release(pairing->base, work->errors[measure][kind], work->error_count, sizeof(double));
         }
     }
 }
@@ -142,31 +214,15 @@ kvsim_status kvsim__pairs_run(kvsim__pairing *pairing) {
         return KVSIM_OK;
     }
     schedule work = {.pairing = pairing, .capacity = choose_capacity(pairing)};
-    const size_t side = (work.capacity + KVSIM__TILE - 1) / KVSIM__TILE;
-    work.sum_count = side * side * KVSIM__KINDS;
-    work.error_count = work.capacity * (work.capacity - 1) / 2;
-    kvsim_status status = kvsim__panel_open(pairing, work.capacity, &work.panels[0]);
-    if (status == KVSIM_OK && work.capacity < pairing->slots) {
-        status = kvsim__panel_open(pairing, work.capacity, &work.panels[1]);
-    }
-    work.sums = kvsim__allocate(base, work.sum_count, sizeof *work.sums);
-    for (int kind = 0; kind < KVSIM__KINDS; kind++) {
-        work.errors[kind] = kvsim__allocate(base, work.error_count, sizeof(double));
-    }
-    if (status == KVSIM_OK && (work.sums == NULL || work.errors[0] == NULL || work.errors[1] == NULL)) {
-        status = kvsim__fail_memory(base, work.error_count * sizeof(double), "the errors of a panel");
-    }
+    kvsim_status status = schedule_open(&work);
     if (status == KVSIM_OK && pthread_mutex_init(&work.lock, NULL) != 0) {
         status = kvsim__fail(base, KVSIM_E_NOMEM, "the system has no room for a mutex");
     } else if (status == KVSIM_OK) {
         run_schedule(&work);
         (void)pthread_mutex_destroy(&work.lock);
     }
-    kvsim__panel_close(pairing, &work.panels[0]);
-    kvsim__panel_close(pairing, &work.panels[1]);
-    kvsim__release(base, work.sums, work.sum_count, sizeof *work.sums);
+    schedule_close(&work);
     for (int kind = 0; kind < KVSIM__KINDS; kind++) {
-        kvsim__release(base, work.errors[kind], work.error_count, sizeof(double));
         kvsim__top_sort(pairing->figures[kind].top, pairing->figures[kind].top_count);
     }
     if (status == KVSIM_OK && atomic_load(&pairing->progress->out_of_memory)) {

@@ -40,6 +40,10 @@ typedef struct kvsim__plan {
     double budgets[KVSIM_MAX_LEVELS];
     bool jaccard_absolute;
     double jaccard_tau;
+    uint64_t seed;
+    const int64_t *families; /* of the caller, valid during the compute */
+    uint64_t family_count;
+    uint32_t null_repetitions, resamples, ulps;
     int (*progress)(void *user, uint64_t pairs_done, uint64_t pairs_total);
     void *progress_user;
 } kvsim__plan;
@@ -59,6 +63,52 @@ typedef struct kvsim__scored_pair {
     uint32_t later, earlier;
 } kvsim__scored_pair;
 
+/**
+ * Measures of how far a page is from one that could stand for it. Each has the value INFINITY for pairs that do not
+ * count.
+ */
+enum {
+    KVSIM__ERROR_PLAIN,   /**< e = |x - y| / |x|, x the later page */
+    KVSIM__ERROR_SCALED,  /**< e* = sqrt(1 - c^2): with the best scale on y */
+    KVSIM__ERROR_PACKING, /**< |x - y| / (|x| + |y|): above b, no one page is within b of both x and y */
+    KVSIM__ERRORS
+};
+
+/** Errors up to the largest budget plus this reach the sink: room for those that take a margin. */
+#define KVSIM__ERROR_SLACK 1e-4
+
+/** Errors of each measure and kind, as arrays of one shape; those of measures that were not asked for are NULL. */
+typedef struct kvsim__error_cells {
+    const double *cells[KVSIM__ERRORS][KVSIM__KINDS];
+} kvsim__error_cells;
+
+/** Where in its sequence a page lies. */
+enum { KVSIM__STRATUM_FIRST, KVSIM__STRATUM_LAST, KVSIM__STRATUM_MIDDLE, KVSIM__STRATA };
+
+/** What two pages' sequences have in common. */
+enum { KVSIM__WITHIN_SEQUENCE, KVSIM__WITHIN_FAMILY, KVSIM__BETWEEN_FAMILIES, KVSIM__RELATIONS };
+
+/** Cosines are added up in units of 2^-28 where many sums must not depend on the order of addition. */
+#define KVSIM__COSINE_UNITS 0x1p28
+
+/** Pairs of one stratum of later pages and one relation. */
+typedef struct kvsim__stratum_figures {
+    uint64_t pairs;
+    int64_t cosine_units;
+    uint64_t threshold_pairs[KVSIM_MAX_LEVELS];
+} kvsim__stratum_figures;
+
+/** For intervals: what each sequence takes part in, and which pages hang on one sequence alone. */
+typedef struct kvsim__sequence_figures {
+    uint64_t *pairs;           /**< [sequences] pairs with a page of it */
+    int64_t *cosine_units;     /**< [sequences] sum of their cosines */
+    uint64_t *threshold_pairs; /**< [sequences, thresholds] */
+    uint32_t *only_match;      /**< [slots, thresholds] the one sequence that holds earlier pages at or above the
+                                    threshold; KVSIM__NONE: none does, KVSIM__MANY: several do */
+} kvsim__sequence_figures;
+
+#define KVSIM__MANY (UINT32_MAX - 1)
+
 /** What is gathered over the pairs of one group. */
 typedef struct kvsim__figures {
     uint64_t pairs;
@@ -76,29 +126,37 @@ typedef struct kvsim__figures {
     uint32_t *best_slot;                        /**< [slots] the first with it, or KVSIM__NONE */
     kvsim__scored_pair *top;                    /**< [top_k] best first once finished */
     size_t top_count;
+    kvsim__sequence_figures by_sequence;                /**< NULL pointers if no interval is asked for */
+    kvsim__stratum_figures (*strata)[KVSIM__RELATIONS]; /**< [KVSIM__STRATA], or NULL if not asked for */
+    uint64_t *relation_bits; /**< [slots, KVSIM__RELATIONS] as threshold_bits, by relation; or NULL */
 } kvsim__figures;
 
-/**
- * Takes the relative errors as they come; for dedup groups. Errors are e = |x - y| / |x| with x the later slot,
- * INFINITY for pairs that do not count (a page is absent, or the pair filter drops the pair).
- */
+/** Takes the errors of pairs as they come; for dedup groups. */
 typedef struct kvsim__error_sink {
     void *user;
     /** A panel of later slots [first, first + count) begins. False if there is no memory for it. */
     bool (*begin)(void *user, size_t first, size_t count);
     /**
      * Errors of slots [later, later + rows) with the earlier [earlier, earlier + columns), all of an earlier panel:
-     * errors[kind][row * stride + column]. Calls do not overlap; their order is not defined. Tiles in which no
-     * error is within the largest budget are left out.
+     * cells[row * stride + column]. Calls do not overlap; their order is not defined. Tiles in which no error is
+     * within the largest budget, plus KVSIM__ERROR_SLACK, are left out.
      */
     void (*tile)(void *user, size_t later, size_t rows, size_t earlier, size_t columns,
-                 const double *const errors[KVSIM__KINDS], size_t stride);
+                 const kvsim__error_cells *errors, size_t stride);
     /**
-     * Errors inside the panel [first, first + count), after all its tiles:
-     * errors[kind][i * (i - 1) / 2 + j] of slots first + i and first + j, j < i.
+     * Errors inside the panel [first, first + count), after all its tiles: cells[i * (i - 1) / 2 + j] of slots
+     * first + i and first + j, j < i.
      */
-    void (*panel)(void *user, size_t first, size_t count, const double *const errors[KVSIM__KINDS]);
+    void (*panel)(void *user, size_t first, size_t count, const kvsim__error_cells *errors);
 } kvsim__error_sink;
+
+/** Which sequence, family and place each slot has. */
+typedef struct kvsim__places {
+    const uint32_t *sequence; /**< [slots] numbered from 0 in order of first appearance */
+    const uint32_t *family;   /**< [slots] likewise */
+    const uint8_t *stratum;   /**< [slots] KVSIM__STRATUM_* */
+    uint32_t sequence_count;
+} kvsim__places;
 
 /** One layer's (or one head's) pages to compare, in one view. */
 typedef struct kvsim__pairing {
@@ -108,16 +166,16 @@ typedef struct kvsim__pairing {
     size_t slots;
     bool present[KVSIM__KINDS];
     kvsim__group groups[KVSIM__KINDS]; /**< opened in the view */
-    const int64_t *sequences;          /**< [slots], or NULL if all pairs count */
+    kvsim__places places;
     kvsim__error_sink sink;
     kvsim__figures figures[KVSIM__KINDS]; /**< the outcome */
 } kvsim__pairing;
 
 /** Make room for the figures. @return KVSIM_OK, KVSIM_E_NOMEM */
-kvsim_status kvsim__figures_open(kvsim__base *base, const kvsim__plan *plan, size_t slots, kvsim__figures *figures);
+kvsim_status kvsim__figures_open(const kvsim__pairing *pairing, kvsim__figures *figures);
 
 /** Give the room back; figures of zeros are allowed. */
-void kvsim__figures_close(kvsim__base *base, const kvsim__plan *plan, size_t slots, kvsim__figures *figures);
+void kvsim__figures_close(const kvsim__pairing *pairing, kvsim__figures *figures);
 
 /** Compare. @return KVSIM_OK, KVSIM_E_NOMEM, KVSIM_E_CANCELLED */
 kvsim_status kvsim__pairs_run(kvsim__pairing *pairing);

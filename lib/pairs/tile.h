@@ -2,15 +2,8 @@
 #ifndef KVSIM_PAIRS_TILE_H
 #define KVSIM_PAIRS_TILE_H
 
+#include "gather.h"
 #include "pack.h"
-
-/** Slots on a side of a tile: its Gram and errors (24 KiB) stay in the first-level cache. */
-#define KVSIM__TILE 32
-
-/** Sums of one tile and kind that depend on the order of addition; added up in a fixed order afterwards. */
-typedef struct kvsim__tile_sums {
-    double cosine, l2, relative, jaccard;
-} kvsim__tile_sums;
 
 /** What tiles of one pair of panels share. */
 typedef struct kvsim__tile_job {
@@ -19,9 +12,9 @@ typedef struct kvsim__tile_job {
     const kvsim__panel *rows;    /**< the later slots */
     const kvsim__panel *columns; /**< the earlier slots; the same panel on the diagonal */
     uint32_t tile_rows, tile_columns;
-    kvsim__tile_sums *sums;       /**< [tiles, KVSIM__KINDS] */
-    double *errors[KVSIM__KINDS]; /**< triangle of the rows panel's own pairs, on the diagonal only; or NULL */
-    pthread_mutex_t *lock;        /**< for everything gathered */
+    kvsim__tile_sums *sums;                      /**< [tiles, KVSIM__KINDS] */
+    double *errors[KVSIM__ERRORS][KVSIM__KINDS]; /**< triangles of the rows panel's own pairs, for the diagonal */
+    pthread_mutex_t *lock;                       /**< for everything gathered */
 } kvsim__tile_job;
 
 /** Work on tile `index` (row-major) of a kvsim__tile_job. */
