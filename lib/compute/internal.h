@@ -80,6 +80,18 @@ bool kvsim__is_opaque(const kvsim__work *at, const kvsim__combination *group);
 kvsim_status kvsim__put_view(kvsim__work *at, const kvsim__unit *unit, int32_t view, const kvsim__pairing *pairing,
                              const kvsim__dedup *dedup);
 
+/** Append the rows of `statistics` of a unit in one view: needs KVSIM_COMPUTE_CHANCE. */
+kvsim_status kvsim__put_statistics(kvsim__work *at, const kvsim__unit *unit, const kvsim__pairing *pairing,
+                                   const kvsim__dedup *dedup);
+
+/** Append the rows of `strata` of one group: needs KVSIM_COMPUTE_STRATA. */
+kvsim_status kvsim__put_strata(kvsim__work *at, const kvsim__unit *unit, int kind, const kvsim__figures *figures,
+                               int64_t group);
+
+/** Append the rows of `ledger` and `lossless` of a unit: needs KVSIM_COMPUTE_LEDGER, for the raw view. */
+kvsim_status kvsim__put_ledger(kvsim__work *at, const kvsim__unit *unit, const kvsim__pairing *pairing,
+                               const kvsim__dedup *dedup);
+
 /** Append the rows of opaque pages, which are in the raw view only. */
 kvsim_status kvsim__put_opaque(kvsim__work *at, const kvsim__unit *unit);
 

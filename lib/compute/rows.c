@@ -145,7 +145,9 @@ static kvsim_status put_dedup(kvsim__work *at, const kvsim__dedup *dedup, uint32
                                   .removed = figures.removed,
                                   .removed_share = share(figures.removed, figures.representatives + figures.removed),
                                   .groups_of_two_or_more = figures.groups_of_two_or_more,
-                                  .largest_group = figures.largest_group};
+                                  .largest_group = figures.largest_group,
+                                  .scaled_representatives = figures.scaled_representatives,
+                                  .lower_bound = figures.lower_bound};
     }
     return KVSIM_OK;
 }
@@ -235,12 +237,22 @@ kvsim_status kvsim__put_view(kvsim__work *at, const kvsim__unit *unit, int32_t v
         if (status == KVSIM_OK) {
             status = put_matches(at, unit, kind, &pairing->figures[kind], number);
         }
+        if (status == KVSIM_OK && (at->plan->flags & KVSIM_COMPUTE_STRATA) != 0) {
+            status = kvsim__put_strata(at, unit, kind, &pairing->figures[kind], number);
+        }
     }
     if (status == KVSIM_OK && pairing->present[KVSIM__KEY] && pairing->present[KVSIM__VALUE]) {
         status = put_block(at, unit, view, dedup);
     }
     if (status == KVSIM_OK && (at->plan->flags & KVSIM_COMPUTE_ASSIGNMENTS) != 0) {
         status = put_assignments(at, unit, pairing, dedup);
+    }
+    if (status == KVSIM_OK && (at->plan->flags & KVSIM_COMPUTE_CHANCE) != 0) {
+        status = kvsim__put_statistics(at, unit, pairing, dedup);
+    }
+    if (status == KVSIM_OK && (at->plan->flags & KVSIM_COMPUTE_LEDGER) != 0 && view == (int32_t)KVSIM_VIEW_RAW &&
+        unit->head < 0) {
+        status = kvsim__put_ledger(at, unit, pairing, dedup);
     }
     return status;
 }

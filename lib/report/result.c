@@ -80,7 +80,8 @@ static const column_spec threshold_columns[] = {
         INT(kvsim__dedup_row, group, 64, owner), REAL(kvsim__dedup_row, budget, "1"),                                  \
             UINT(kvsim__dedup_row, representatives, "pages"), UINT(kvsim__dedup_row, removed, "pages"),                \
             REAL(kvsim__dedup_row, removed_share, "1"), UINT(kvsim__dedup_row, groups_of_two_or_more, "1"),            \
-            UINT(kvsim__dedup_row, largest_group, "pages"),                                                            \
+            UINT(kvsim__dedup_row, largest_group, "pages"), UINT(kvsim__dedup_row, scaled_representatives, "pages"),   \
+            UINT(kvsim__dedup_row, lower_bound, "pages"),                                                              \
     }
 
 static const column_spec dedup_columns[] = DEDUP_COLUMNS("row of groups");
@@ -136,6 +137,68 @@ static const column_spec page_columns[] = {
     UINT(kvsim__page_row, bytes, "bytes"),
 };
 
+static const column_spec statistic_columns[] = {
+    INT(kvsim__statistic_row, view, 32, "KVSIM_VIEW_*"),
+    INT(kvsim__statistic_row, layer, 32, "1"),
+    INT(kvsim__statistic_row, kind, 32, "KVSIM_KIND_*, 0 = block"),
+    INT(kvsim__statistic_row, head, 32, "1"),
+    INT(kvsim__statistic_row, statistic, 32, "1 mean cosine, 2 pair share, 3 page share, 4 removed share"),
+    INT(kvsim__statistic_row, sequences, 32, "sequences"),
+    REAL(kvsim__statistic_row, level, "1"),
+    REAL(kvsim__statistic_row, observed, "1"),
+    REAL(kvsim__statistic_row, low, "1"),
+    REAL(kvsim__statistic_row, high, "1"),
+    REAL(kvsim__statistic_row, null_mean, "1"),
+    REAL(kvsim__statistic_row, null_deviation, "1"),
+    REAL(kvsim__statistic_row, excess, "1"),
+    REAL(kvsim__statistic_row, excess_low, "1"),
+    REAL(kvsim__statistic_row, excess_high, "1"),
+};
+
+static const column_spec stratum_columns[] = {
+    INT(kvsim__stratum_row, group, 64, "row of groups"),
+    INT(kvsim__stratum_row, stratum, 32, "0 first page of its sequence, 1 last full page, 2 another"),
+    INT(kvsim__stratum_row, relation, 32, "0 within a sequence, 1 within a family, 2 between families"),
+    REAL(kvsim__stratum_row, threshold, "1"),
+    UINT(kvsim__stratum_row, pairs, "pairs"),
+    REAL(kvsim__stratum_row, cosine_mean, "1"),
+    UINT(kvsim__stratum_row, pairs_above, "pairs"),
+    REAL(kvsim__stratum_row, pair_share, "1"),
+    UINT(kvsim__stratum_row, pages, "pages"),
+    UINT(kvsim__stratum_row, pages_above, "pages"),
+    REAL(kvsim__stratum_row, page_share, "1"),
+};
+
+static const column_spec ledger_columns[] = {
+    INT(kvsim__ledger_row, layer, 32, "1"),
+    INT(kvsim__ledger_row, kind, 32, "KVSIM_KIND_*, 0 = block"),
+    REAL(kvsim__ledger_row, budget, "1"),
+    UINT(kvsim__ledger_row, seen_bytes, "bytes"),
+    UINT(kvsim__ledger_row, logical_bytes, "bytes"),
+    UINT(kvsim__ledger_row, left_out_bytes, "bytes"),
+    UINT(kvsim__ledger_row, exact_bytes, "bytes"),
+    UINT(kvsim__ledger_row, ulp_bytes, "bytes"),
+    UINT(kvsim__ledger_row, near_bytes, "bytes"),
+    UINT(kvsim__ledger_row, unique_bytes, "bytes"),
+    UINT(kvsim__ledger_row, exact, "blocks"),
+    UINT(kvsim__ledger_row, ulp, "blocks"),
+    UINT(kvsim__ledger_row, near, "blocks"),
+    UINT(kvsim__ledger_row, unique, "blocks"),
+    UINT(kvsim__ledger_row, metadata_bytes, "bytes"),
+};
+
+static const column_spec lossless_columns[] = {
+    INT(kvsim__lossless_row, layer, 32, "1"),
+    INT(kvsim__lossless_row, kind, 32, "KVSIM_KIND_*"),
+    UINT(kvsim__lossless_row, pages, "pages"),
+    UINT(kvsim__lossless_row, bytes, "bytes"),
+    REAL(kvsim__lossless_row, order0_bytes, "bytes"),
+    UINT(kvsim__lossless_row, zstd_bytes, "bytes"),
+    INT(kvsim__lossless_row, zstd_level, 32, "1"),
+    REAL(kvsim__lossless_row, coding_gain_bytes, "bytes"),
+    REAL(kvsim__lossless_row, repetition_gain_bytes, "bytes"),
+};
+
 #define TABLE(name, row, columns, in_json)                                                                             \
     { name, columns, sizeof(columns) / sizeof(columns[0]), sizeof(row), in_json }
 
@@ -156,6 +219,10 @@ static const struct table_spec {
     [KVSIM__TABLE_MATCHES] = TABLE("matches", kvsim__match_row, match_columns, false),
     [KVSIM__TABLE_ASSIGNMENTS] = TABLE("assignments", kvsim__assignment_row, assignment_columns, false),
     [KVSIM__TABLE_PAGES] = TABLE("pages", kvsim__page_row, page_columns, false),
+    [KVSIM__TABLE_STATISTICS] = TABLE("statistics", kvsim__statistic_row, statistic_columns, true),
+    [KVSIM__TABLE_STRATA] = TABLE("strata", kvsim__stratum_row, stratum_columns, true),
+    [KVSIM__TABLE_LEDGER] = TABLE("ledger", kvsim__ledger_row, ledger_columns, true),
+    [KVSIM__TABLE_LOSSLESS] = TABLE("lossless", kvsim__lossless_row, lossless_columns, true),
 };
 
 kvsim_status kvsim__result_open(kvsim__base *base, const kvsim__plan *plan, const kvsim_rope *rope,

@@ -16,6 +16,10 @@ enum {
     KVSIM__TABLE_MATCHES,
     KVSIM__TABLE_ASSIGNMENTS,
     KVSIM__TABLE_PAGES,
+    KVSIM__TABLE_STATISTICS,
+    KVSIM__TABLE_STRATA,
+    KVSIM__TABLE_LEDGER,
+    KVSIM__TABLE_LOSSLESS,
     KVSIM__TABLES
 };
 
@@ -55,6 +59,7 @@ typedef struct kvsim__dedup_row {
     uint64_t representatives, removed;
     double removed_share;
     uint64_t groups_of_two_or_more, largest_group;
+    uint64_t scaled_representatives, lower_bound; /* 0 if not asked for */
 } kvsim__dedup_row;
 
 typedef struct kvsim__block_row {
@@ -81,6 +86,52 @@ typedef struct kvsim__assignment_row {
     double cosine, relative_error;
     int32_t exact; /* 1 if the stored bytes are identical */
 } kvsim__assignment_row;
+
+/** What a row of `statistics` is about. */
+enum {
+    KVSIM__STATISTIC_MEAN_COSINE = 1,
+    KVSIM__STATISTIC_PAIR_SHARE,   /* at a threshold */
+    KVSIM__STATISTIC_PAGE_SHARE,   /* at a threshold */
+    KVSIM__STATISTIC_REMOVED_SHARE /* at a budget */
+};
+
+typedef struct kvsim__statistic_row {
+    int32_t view, layer, kind, head; /* kind 0 = block */
+    int32_t statistic;
+    int32_t sequences;
+    double level, observed, low, high, null_mean, null_deviation, excess, excess_low, excess_high;
+} kvsim__statistic_row;
+
+typedef struct kvsim__stratum_row {
+    int64_t group;
+    int32_t stratum, relation;
+    double threshold;
+    uint64_t pairs;
+    double cosine_mean;
+    uint64_t pairs_above;
+    double pair_share;
+    uint64_t pages, pages_above;
+    double page_share;
+} kvsim__stratum_row;
+
+/** Bytes of one layer's blocks (or of one kind where the other is missing), at one budget, each in one bin. */
+typedef struct kvsim__ledger_row {
+    int32_t layer, kind; /* kind 0 = block */
+    double budget;
+    uint64_t seen_bytes, logical_bytes, left_out_bytes, exact_bytes, ulp_bytes, near_bytes, unique_bytes;
+    uint64_t exact, ulp, near, unique; /* blocks */
+    uint64_t metadata_bytes;
+} kvsim__ledger_row;
+
+/** Lossless coding of the pages that stay at the smallest budget. */
+typedef struct kvsim__lossless_row {
+    int32_t layer, kind;
+    uint64_t pages, bytes;
+    double order0_bytes;
+    uint64_t zstd_bytes; /* 0 without zstd */
+    int32_t zstd_level;
+    double coding_gain_bytes, repetition_gain_bytes;
+} kvsim__lossless_row;
 
 /** State of a page. */
 enum { KVSIM__STATE_COMPARED, KVSIM__STATE_PARTIAL, KVSIM__STATE_NON_FINITE, KVSIM__STATE_OPAQUE };
