@@ -60,8 +60,8 @@ static json_t *describe_kind(const kind_figures *figures) {
     set_share(kind, "exact_share", figures->exact, figures->pages);
     set_count(kind, "near_duplicates", figures->removed - figures->exact);
     set_share(kind, "near_share", figures->removed - figures->exact, figures->pages);
-    set_count(kind, "high_similarity_pages", figures->alike);
-    set_share(kind, "high_similarity_page_share", figures->alike, figures->pages);
+    set_count(kind, "high_similarity_pages", figures->cosine[0].alike);
+    set_share(kind, "high_similarity_page_share", figures->cosine[0].alike, figures->pages);
     set_bytes(kind, "bytes", figures->bytes);
     set_bytes(kind, "exact_bytes", figures->exact_bytes);
     set_bytes(kind, "near_bytes", figures->removed_bytes - figures->exact_bytes);
@@ -99,14 +99,20 @@ static json_t *describe_layers(const report_figures *figures) {
     return layers;
 }
 
-/** Mean cosine of each kind in each view, since the raw one says little of keys. */
+/** Likeness of each kind in each view, since the raw one says little of keys. */
 static json_t *describe_views(const report_figures *figures) {
     json_t *views = json_object();
     for (size_t view = 0; view < figures->view_count; view++) {
-        json_t *means = json_object();
-        for (int kind = 0; kind < FIGURE_KINDS; kind++)
-            set_number(means, kind_names[kind], figures_mean(&figures->total.kind[kind].cosine[view]));
-        json_object_set_new(views, figures->views[view], means);
+        json_t *kinds = json_object();
+        for (int kind = 0; kind < FIGURE_KINDS; kind++) {
+            const kind_figures *one = &figures->total.kind[kind];
+            json_t *figure = json_object();
+            set_number(figure, "avg_similarity", figures_mean(&one->cosine[view]));
+            set_count(figure, "high_similarity_pages", one->cosine[view].alike);
+            set_share(figure, "high_similarity_page_share", one->cosine[view].alike, one->pages);
+            json_object_set_new(kinds, kind_names[kind], figure);
+        }
+        json_object_set_new(views, figures->views[view], kinds);
     }
     return views;
 }
@@ -139,7 +145,7 @@ static json_t *describe_summary(const document_parts *parts, uint64_t opportunit
               figures->total.kind[FIGURE_KEY].alike_bytes + figures->total.kind[FIGURE_VALUE].alike_bytes);
     set_bytes(assumed, "saved_bytes", saving->assumed_bytes);
     json_object_set_new(summary, "assumed_saving", assumed);
-    json_object_set_new(summary, "mean_cosine_by_view", describe_views(figures));
+    json_object_set_new(summary, "by_view", describe_views(figures));
     json_t *cache = json_object();
     double seen = 0.0;
     for (int kind = 0; kind < FIGURE_KINDS; kind++) {

@@ -58,7 +58,9 @@ static void add_cosine(cosine_figures *sum, const json_t *group) {
     sum->most = sum->pairs == 0 ? most : fmax(sum->most, most);
     sum->sum += member_number(cosine, "mean") * (double)pairs;
     sum->pairs += pairs;
-    sum->high_pairs += member_count(json_array_get(json_object_get(group, "thresholds"), 0), "pairs");
+    const json_t *first_level = json_array_get(json_object_get(group, "thresholds"), 0);
+    sum->high_pairs += member_count(first_level, "pairs");
+    sum->alike += member_count(first_level, "pages");
     for (size_t i = 0; i < KVSIM_HISTOGRAM_BINS; i++)
         sum->histogram[i] += json_number_value(json_array_get(bins, i));
 }
@@ -81,7 +83,6 @@ static void add_group(kind_figures *sum, const json_t *group, size_t view) {
     sum->others += others;
     sum->exact += exact;
     sum->removed += removed;
-    sum->alike += alike;
     sum->bytes += page_bytes * (double)pages;
     sum->other_bytes += page_bytes * (double)others;
     sum->exact_bytes += page_bytes * (double)exact;

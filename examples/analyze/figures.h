@@ -28,6 +28,7 @@ enum figure_kind { FIGURE_KEY, FIGURE_VALUE, FIGURE_KINDS };
 typedef struct cosine_figures {
     uint64_t pairs;
     uint64_t high_pairs; /**< at the first threshold or above */
+    uint64_t alike;      /**< pages with an earlier page at the first threshold */
     double sum;          /**< of the cosines */
     double least;        /**< of any pair; only if there are pairs */
     double most;
@@ -40,7 +41,6 @@ typedef struct kind_figures {
     uint64_t others;    /**< partial, non-finite and opaque pages */
     uint64_t exact;     /**< pages with an earlier page of the same bytes */
     uint64_t removed;   /**< pages within the smallest budget of a representative, exact ones included */
-    uint64_t alike;     /**< pages with an earlier page at the first threshold */
     double bytes;       /**< of `pages` */
     double other_bytes; /**< of `others` */
     double exact_bytes;

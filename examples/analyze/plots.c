@@ -298,19 +298,24 @@ static double kind_offset(int kind) {
     return kind == FIGURE_KEY ? -0.14 : 0.14;
 }
 
-/** One block of data for each kind: x, mean, 5 %, 95 %, least, most, mean in the last view, page share (per cent). */
+/**
+ * One block of data for each kind: x, mean, 5 %, 95 %, least, most, mean in the last view, and in both views the share
+ * of pages alike (per cent).
+ */
 static void write_layers(FILE *script, const report_figures *figures) {
+    size_t last = figures->view_count - 1;
     for (int kind = 0; kind < FIGURE_KINDS; kind++) {
         fprintf(script, "$layers%d << END_OF_DATA\n", kind);
         for (size_t i = 0; i < figures->layer_count; i++) {
             const kind_figures *one = &figures->layers[i].kind[kind];
             const cosine_figures *raw = &one->cosine[0];
+            double percent = 100.0 / (double)one->pages;
             if (raw->pairs == 0)
                 continue;
-            fprintf(script, "%g %.6g %.6g %.6g %.6g %.6g %.6g %.6g\n", (double)i + kind_offset(kind), figures_mean(raw),
-                    figures_quantile(raw, 0.05), figures_quantile(raw, 0.95), raw->least, raw->most,
-                    figures_mean(&one->cosine[figures->view_count - 1]),
-                    100.0 * (double)one->alike / (double)one->pages);
+            fprintf(script, "%g %.6g %.6g %.6g %.6g %.6g %.6g %.6g %.6g\n", (double)i + kind_offset(kind),
+                    figures_mean(raw), figures_quantile(raw, 0.05), figures_quantile(raw, 0.95), raw->least, raw->most,
+                    figures_mean(&one->cosine[last]), percent * (double)raw->alike,
+                    percent * (double)one->cosine[last].alike);
         }
         fputs("END_OF_DATA\n", script);
     }
@@ -329,10 +334,20 @@ static double lowest_cosine(const report_figures *figures) {
     return floor(10.0 * least) / 10.0;
 }
 
+/** Open marks on white for a column of the last view. */
+static void plot_last_view(FILE *script, int kind, int column) {
+    fprintf(script,
+            ", $layers%d using 1:%d with points pointtype %d pointsize point linewidth 3 linecolor rgb '#FFFFFF' "
+            "notitle, $layers%d using 1:%d with points pointtype %d pointsize point linewidth 3 linecolor rgb '%s' "
+            "notitle",
+            kind, column, kind == FIGURE_KEY ? POINT_KEY : POINT_VALUE, kind, column,
+            kind == FIGURE_KEY ? POINT_KEY_OPEN : POINT_VALUE_OPEN, COLOR_INK);
+}
+
 static void draw_layer_means(FILE *script, const report_figures *figures) {
     fprintf(script,
             "set origin 0,0.38\nset size 1,0.51\nset bmargin 2\nset ylabel 'Cosine'\nset yrange [%g:1.03]\n"
-            "set title 'Cosine of pairs of pages, raw' offset 0,-0.4\n",
+            "set title 'Cosine of pairs of pages' offset 0,-0.4\n",
             lowest_cosine(figures));
     /* Wide bars become thinner where there are many layers. */
     double thick = fmax(2.0, fmin(16.0, 200.0 / (double)figures->layer_count));
@@ -352,10 +367,7 @@ static void draw_layer_means(FILE *script, const report_figures *figures) {
         fprintf(script, ", $layers%d using 1:2 with points pointtype %d pointsize point linecolor rgb '%s' notitle",
                 kind, kind == FIGURE_KEY ? POINT_KEY : POINT_VALUE, kind_colors[kind]);
         if (figures->view_count > 1)
-            fprintf(script,
-                    ", $layers%d using 1:7 with points pointtype %d pointsize point linewidth 3 linecolor rgb '%s' "
-                    "notitle",
-                    kind, kind == FIGURE_KEY ? POINT_KEY_OPEN : POINT_VALUE_OPEN, COLOR_INK);
+            plot_last_view(script, kind, 7);
     }
     fputs("\n", script);
 }
@@ -364,7 +376,7 @@ static void draw_layer_shares(FILE *script, const report_figures *figures) {
     fprintf(script,
             "set origin 0,0\nset size 1,0.38\nset bmargin 3.2\nset xlabel 'Layer' offset 0,0.3\n"
             "set ylabel 'Pages (%%)'\nset yrange [0:105]\nset boxwidth 0.26\n"
-            "set title 'Pages with an earlier page at cosine ≥ %g, raw' offset 0,-0.4\n",
+            "set title 'Pages with an earlier page at cosine ≥ %g' offset 0,-0.4\n",
             figures->threshold);
     const char *separator = "plot ";
     for (int kind = 0; kind < FIGURE_KINDS; kind++) {
@@ -374,18 +386,21 @@ static void draw_layer_shares(FILE *script, const report_figures *figures) {
                 kind_colors[kind]);
         separator = ", ";
     }
+    for (int kind = 0; kind < FIGURE_KINDS; kind++)
+        if (has_pairs(figures, kind) && figures->view_count > 1)
+            plot_last_view(script, kind, 9);
     fputs("\n", script);
 }
 
 static void draw_layers(FILE *script, const report_figures *figures, const char *title) {
     char text[512];
-    legend_entry legend[5] = {{LEGEND_DISC, COLOR_KEY, "keys, mean"},
-                              {LEGEND_SQUARE, COLOR_VALUE, "values, mean"},
+    legend_entry legend[5] = {{LEGEND_DISC, COLOR_KEY, "keys, raw"},
+                              {LEGEND_SQUARE, COLOR_VALUE, "values, raw"},
                               {LEGEND_BOX, COLOR_REST, "5–95 % of pairs"},
                               {LEGEND_LINE, COLOR_INK, "min–max"},
                               {LEGEND_RING, COLOR_INK, ""}};
     snprintf(text, sizeof text, "Similarity of pages by layer: %s", title);
-    snprintf(legend[4].text, sizeof legend[4].text, "means, %s", figures->views[figures->view_count - 1]);
+    snprintf(legend[4].text, sizeof legend[4].text, "%s", figures->views[figures->view_count - 1]);
     draw_head(script, text, legend, figures->view_count > 1 ? 5 : 4);
     write_layers(script, figures);
     set_layer_axis(script, figures);

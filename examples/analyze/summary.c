@@ -6,7 +6,7 @@
 #include <string.h>
 
 /** Width of the column that names the rows of the table. */
-#define NAME_COLUMNS 34
+#define NAME_COLUMNS 42
 
 /** Layers whose shares differ by less than this do not stand out. */
 #define LEAST_DIFFERENCE 0.005
@@ -62,8 +62,10 @@ static void print_kinds(FILE *out, const report_figures *figures) {
     print_share_row(out, "exact duplicates", key->exact, key->pages, value->exact, value->pages);
     snprintf(name, sizeof name, "near duplicates, error <= %g", figures->budget);
     print_share_row(out, name, key->removed - key->exact, key->pages, value->removed - value->exact, value->pages);
-    snprintf(name, sizeof name, "pages alike, cosine >= %g", figures->threshold);
-    print_share_row(out, name, key->alike, key->pages, value->alike, value->pages);
+    for (size_t view = 0; view < figures->view_count; view++) {
+        snprintf(name, sizeof name, "alike at cosine >= %g, %s", figures->threshold, figures->views[view]);
+        print_share_row(out, name, key->cosine[view].alike, key->pages, value->cosine[view].alike, value->pages);
+    }
     for (size_t view = 0; view < figures->view_count; view++) {
         snprintf(name, sizeof name, "mean cosine, %s", figures->views[view]);
         mean_text(key_text, sizeof key_text, figures_mean(&key->cosine[view]));
@@ -72,18 +74,25 @@ static void print_kinds(FILE *out, const report_figures *figures) {
     }
 }
 
-/** Why the raw cosine of keys says little, with the figures of this run. */
+/** What the likeness of raw keys is worth, with the figures of this run. */
 static void print_caution(FILE *out, const report_figures *figures) {
-    const cosine_figures *key = figures->total.kind[FIGURE_KEY].cosine;
-    const char *last = figures->views[figures->view_count - 1];
-    bool removes_mean = strstr(last, "centered") != NULL;
-    if (key[0].pairs == 0 || !removes_mean)
+    const kind_figures *key = &figures->total.kind[FIGURE_KEY];
+    size_t last = figures->view_count - 1;
+    uint64_t raw = key->cosine[0].alike, rest = key->cosine[last].alike;
+    if (raw == 0 || strstr(figures->views[last], "centered") == NULL)
         return;
+    char raw_text[32], rest_text[32];
+    bool derotated = strstr(figures->views[last], "derotated") != NULL;
+    share_text(raw_text, sizeof raw_text, raw, key->pages);
+    share_text(rest_text, sizeof rest_text, rest, key->pages);
+    if (2 * rest < raw)
+        fprintf(out, "\nThe cosine of raw keys mostly measures the mean that all keys of a layer share:\n");
+    else
+        fprintf(out, "\nThe likeness of raw keys is more than the mean that all keys of a layer share:\n");
     fprintf(out,
-            "\nThe cosine of raw keys mostly measures the mean that all keys of a layer share: it is %.3f here, and\n"
-            "%.3f once that mean%s taken out (view %s). It is no share of memory.\n",
-            figures_mean(&key[0]), without_minus_zero(figures_mean(&key[figures->view_count - 1])),
-            strstr(last, "derotated") != NULL ? " and the rotation by position are" : " is", last);
+            "%s of the key pages look like an earlier one, %s once that mean%s\ntaken out (view %s). Likeness is "
+            "no share of memory.\n",
+            raw_text, rest_text, derotated ? " and the rotation by position are" : " is", figures->views[last]);
 }
 
 /** Share of a layer's bytes that its pages could share, each kind on its own. */

@@ -2,10 +2,12 @@
 
 #include <signal.h>
 #include <stdarg.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <string.h>
 
-static volatile sig_atomic_t stop_requested;
+/** Set by the handler, read by any thread; lock-free, so both may. */
+static atomic_int stop_requested;
 
 static void keep_one_line(char *text) {
     for (unsigned char *c = (unsigned char *)text; *c != 0; c++)
@@ -34,7 +36,7 @@ void print_error(const char *program, const char *format, ...) {
 
 static void request_stop(int number) {
     (void)number;
-    stop_requested = 1;
+    atomic_store(&stop_requested, 1);
 }
 
 void watch_signals(void) {
@@ -50,5 +52,5 @@ void watch_signals(void) {
 }
 
 bool interrupted(void) {
-    return stop_requested != 0;
+    return atomic_load(&stop_requested) != 0;
 }

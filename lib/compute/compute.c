@@ -127,7 +127,7 @@ static kvsim_status run(kvsim__work *at) {
     }
     if (status == KVSIM_OK) {
         kvsim__progress_report(&at->progress, at->plan, true);
-        status = kvsim__result_finish(at->result);
+        status = atomic_load(&at->progress.stop) ? kvsim__fail_cancelled(at->base) : kvsim__result_finish(at->result);
     }
     return status;
 }

@@ -205,7 +205,6 @@ static kvsim_status put_assignments(kvsim__work *at, const kvsim__unit *unit, co
         row->budget = at->plan->budgets[from->budget];
         row->page = unit->pages[shown][from->slot];
         row->representative = unit->pages[shown][from->representative];
-        row->relative_error = from->error;
         row->exact = unit->first[from->lane][from->slot] == unit->first[from->lane][from->representative];
         row->cosine = 1.0;
         for (int kind = 0; kind < KVSIM__KINDS; kind++) {
@@ -214,7 +213,10 @@ static kvsim_status put_assignments(kvsim__work *at, const kvsim__unit *unit, co
                 kvsim__scratch a = kvsim__scratch_at(group, memory);
                 kvsim__scratch b = kvsim__scratch_at(group, memory + scratch_size);
                 const kvsim__exact exact = kvsim__rescore(group, from->slot, from->representative, &a, &b);
+                const double error =
+                    exact.squared_distance > 0.0 ? sqrt(exact.squared_distance) / sqrt(exact.later_squares) : 0.0;
                 row->cosine = exact.cosine < row->cosine ? exact.cosine : row->cosine;
+                row->relative_error = error > row->relative_error ? error : row->relative_error;
             }
         }
     }

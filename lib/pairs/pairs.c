@@ -91,6 +91,10 @@ void kvsim__progress_report(kvsim__progress *progress, const kvsim__plan *plan, 
     }
 }
 
+kvsim_status kvsim__fail_cancelled(kvsim__base *base) {
+    return kvsim__fail(base, KVSIM_E_CANCELLED, "cancelled by the progress callback");
+}
+
 /* What the pairs of panels of one run share. */
 typedef struct schedule {
     kvsim__pairing *pairing;
@@ -228,7 +232,7 @@ kvsim_status kvsim__pairs_run(kvsim__pairing *pairing) {
     if (status == KVSIM_OK && atomic_load(&pairing->progress->out_of_memory)) {
         status = kvsim__fail_memory(base, sizeof(double), "comparing pairs");
     } else if (status == KVSIM_OK && atomic_load(&pairing->progress->stop)) {
-        status = kvsim__fail(base, KVSIM_E_CANCELLED, "cancelled by the progress callback");
+        status = kvsim__fail_cancelled(base);
     }
     return status;
 }

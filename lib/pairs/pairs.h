@@ -183,4 +183,7 @@ kvsim_status kvsim__pairs_run(kvsim__pairing *pairing);
 /** Tell the caller's progress callback, if it is time or `force`; may set `stop`. Call by one thread at a time. */
 void kvsim__progress_report(kvsim__progress *progress, const kvsim__plan *plan, bool force);
 
+/** Set the text and return KVSIM_E_CANCELLED. */
+kvsim_status kvsim__fail_cancelled(kvsim__base *base);
+
 #endif

@@ -15,6 +15,9 @@ enum {
     SHARDS_LIMIT = 4096
 };
 
+/* Other tools keep facts of their own beside the map, in whatever shape. */
+static const kvsim__json_limits index_limits = {.depth = KVSIM__DEPTH_LIMIT, .list = SIZE_MAX, .values = 2000000};
+
 #define MODEL_FILE   "model.safetensors"
 #define MODEL_INDEX  "model.safetensors.index.json"
 #define MODEL_ENDING ".safetensors"
@@ -69,8 +72,16 @@ static void sift_down(kvsim__entry *entries, size_t root, size_t count, bool by_
     entries[root] = moved;
 }
 
-/* Heap sort: qsort may take memory of its own, and no order of a hostile file makes this one slow. */
+/* Heap sort: qsort may take memory of its own, and no order of a hostile file makes this one slow. Most files are in
+ * order already. */
 void kvsim__sort_entries(kvsim__entry *entries, size_t count, bool by_name) {
+    size_t ordered = 1;
+    while (ordered < count && comes_before(&entries[ordered - 1], &entries[ordered], by_name)) {
+        ordered++;
+    }
+    if (ordered >= count) {
+        return;
+    }
     for (size_t root = count / 2; root-- > 0;) {
         sift_down(entries, root, count, by_name);
     }
@@ -318,7 +329,7 @@ static kvsim_status read_index(kvsim_snapshot *snapshot, const char *path, const
                            KVSIM__HEADER_LIMIT);
     }
     kvsim_status status = KVSIM_OK;
-    json_t *root = kvsim__parse_json(base, shown, "index", bytes, size, KVSIM__DEPTH_LIMIT, SIZE_MAX, &status);
+    json_t *root = kvsim__parse_json(base, shown, "index", bytes, size, &index_limits, &status);
     if (root == NULL) {
         return status;
     }

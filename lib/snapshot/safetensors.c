@@ -7,14 +7,16 @@
 #include <stdio.h>
 #include <string.h>
 
-enum {
-    LENGTH_SIZE = 8,
-    /* { "name": { "shape": [ ] } } */
-    HEADER_DEPTH_LIMIT = 3,
-    /* Values in one list. The longest of a good header is a shape; more than this is an attempt to make the parser
-     * take a lot of memory for few bytes. */
-    LIST_LIMIT = 64
-};
+enum { LENGTH_SIZE = 8 };
+
+/*
+ * { "name": { "shape": [ ] } }, at most a million times, which is ten times the tensors of the largest models. The
+ * longest list of a good header is a shape. Trainers keep a few hundred facts in the metadata.
+ */
+static const kvsim__json_limits header_limits = {
+    .depth = 3, .list = 16, .values = 16000000, .members = 3, .metadata = 10000};
+
+enum { TENSORS_LIMIT = 1000000 };
 
 #define METADATA_KEY "__metadata__"
 
@@ -52,12 +54,14 @@ static const element_type element_types[] = {
 /* ---- JSON ---- */
 
 /*
- * Depth and array lengths, before the parser builds anything: its recursion and its memory are then bounded by
- * ours. Malformed text is left to the parser.
+ * Depth, list lengths and members, before the parser builds anything: its recursion and its memory are then bounded
+ * by ours. Malformed text is left to the parser.
  */
-static const char *find_excess(const unsigned char *text, size_t size, int depth_limit, size_t array_limit) {
+static const char *find_excess(const unsigned char *text, size_t size, const kvsim__json_limits *limits) {
     size_t values[KVSIM__DEPTH_LIMIT + 1] = {0};
-    bool is_array[KVSIM__DEPTH_LIMIT + 1] = {false};
+    bool is_list[KVSIM__DEPTH_LIMIT + 1] = {false};
+    size_t total = 0;
+    bool metadata_seen = false;
     int depth = 0;
     bool in_string = false;
     for (size_t i = 0; i < size; i++) {
@@ -71,24 +75,42 @@ static const char *find_excess(const unsigned char *text, size_t size, int depth
         } else if (c == '"') {
             in_string = true;
         } else if (c == '{' || c == '[') {
-            if (depth == depth_limit) {
+            if (depth == limits->depth) {
                 return "nested too deeply";
             }
             depth++;
             values[depth] = 1;
-            is_array[depth] = c == '[';
+            is_list[depth] = c == '[';
         } else if ((c == '}' || c == ']') && depth > 0) {
             depth--;
-        } else if (c == ',' && is_array[depth] && ++values[depth] > array_limit) {
-            return "a list is too long";
+        } else if (c == ',') {
+            values[depth]++;
+            if (++total > limits->values) {
+                return "too many values";
+            }
+            if (is_list[depth]) {
+                if (values[depth] > limits->list) {
+                    return "a list is too long";
+                }
+            } else if (depth == 2 && limits->members > 0) {
+                if (values[depth] > limits->metadata) {
+                    return "too much metadata";
+                }
+                if (values[depth] == limits->members + 1) {
+                    if (metadata_seen) {
+                        return "more than one object of more members than a tensor has";
+                    }
+                    metadata_seen = true;
+                }
+            }
         }
     }
     return NULL;
 }
 
 json_t *kvsim__parse_json(kvsim__base *base, const char *shown, const char *what, const unsigned char *text,
-                          size_t size, int depth_limit, size_t list_limit, kvsim_status *status) {
-    const char *excess = find_excess(text, size, depth_limit, list_limit);
+                          size_t size, const kvsim__json_limits *limits, kvsim_status *status) {
+    const char *excess = find_excess(text, size, limits);
     if (excess != NULL) {
         *status = kvsim__fail(base, KVSIM_E_FORMAT, "%s: %s: %s", shown, what, excess);
         return NULL;
@@ -355,6 +377,10 @@ static kvsim_status read_tensors(kvsim_snapshot *snapshot, size_t file, const he
     kvsim__source *source = &snapshot->files[file];
     json_t *metadata = json_object_get(root, METADATA_KEY);
     const size_t count = json_object_size(root) - (metadata == NULL ? 0 : 1);
+    if (count > TENSORS_LIMIT) {
+        return kvsim__fail(snapshot->base, KVSIM_E_FORMAT, "%s: %zu tensors; at most %d are allowed", source->shown,
+                           count, TENSORS_LIMIT);
+    }
     kvsim_status status = keep_metadata(snapshot, source, metadata, file == 0);
     if (status == KVSIM_OK) {
         status = make_room(snapshot, source, root, count);
@@ -413,8 +439,7 @@ kvsim_status kvsim__read_safetensors(kvsim_snapshot *snapshot, size_t file) {
     const header of = {
         .base = base, .source = source, .data = text + length, .data_size = source->size - LENGTH_SIZE - length};
     kvsim_status status = KVSIM_OK;
-    json_t *root =
-        kvsim__parse_json(base, source->shown, "header", text, (size_t)length, HEADER_DEPTH_LIMIT, LIST_LIMIT, &status);
+    json_t *root = kvsim__parse_json(base, source->shown, "header", text, (size_t)length, &header_limits, &status);
     if (root == NULL) {
         return status;
     }

@@ -123,13 +123,22 @@ kvsim_status kvsim__read_npy(kvsim_snapshot *snapshot, size_t file);
 /** Whether bytes begin as an npy file does. */
 bool kvsim__is_npy(const unsigned char *bytes, size_t size);
 
+/** What JSON text may be at most, so that a small file cannot make the parser take a lot of memory and time. */
+typedef struct kvsim__json_limits {
+    int depth;     /**< nesting, at most KVSIM__DEPTH_LIMIT */
+    size_t list;   /**< values of one list */
+    size_t values; /**< members and values of everything together */
+    /** Members of an object inside the outermost one; 0 = any number. One of them, the metadata, may have more. */
+    size_t members;
+    size_t metadata; /**< members of that one */
+} kvsim__json_limits;
+
 /**
- * Parse JSON text that must be an object: duplicate keys, more nesting than `depth_limit` (at most
- * KVSIM__DEPTH_LIMIT) and lists of more than `list_limit` values are refused.
+ * Parse JSON text that must be an object; duplicate keys, and more than the limits, are refused.
  * @return [owned] NULL on failure, error text set and status in `status`
  */
 json_t *kvsim__parse_json(kvsim__base *base, const char *shown, const char *what, const unsigned char *text,
-                          size_t size, int depth_limit, size_t list_limit, kvsim_status *status);
+                          size_t size, const kvsim__json_limits *limits, kvsim_status *status);
 
 /** Read the facts and check every tensor against them. */
 kvsim_status kvsim__read_facts(kvsim__base *base, const kvsim_snapshot *snapshot, kvsim__facts *facts);

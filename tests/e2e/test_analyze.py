@@ -520,6 +520,7 @@ def savings_of_known_duplicates():
         require(len(report["compression_opportunities"]) == 16, "list")
         first = report["compression_opportunities"][0]
         require(first["page"]["sequence"] > first["representative"]["sequence"], first)
+        require(report["summary"]["by_view"]["raw"]["key"]["high_similarity_pages"] >= 8, "pages alike")
         require(first["exact"] is True and first["bytes"] == page and first["relative_error"] == 0, first)
 
 

@@ -35,6 +35,13 @@ by_pkg_config_static() {
         "$work/pc-static" && ! readelf -d "$work/pc-static" | grep libkvsim
 }
 
+# The example that is installed beside the library, built as its reader would, finds the one block stored twice.
+embed_finds_the_duplicate() {
+    cc -Wall -Werror $(pc --cflags) -o "$work/embed" "$prefix/share/doc/kvsim/examples/embed.c" $(pc --libs) &&
+        LD_LIBRARY_PATH=$lib_dir "$work/embed" | tee "$work/embed.txt" &&
+        grep -qE '^key +raw +5 +2 +1 ' "$work/embed.txt" && grep -qE '^value +raw +5 +2 +1 ' "$work/embed.txt"
+}
+
 version_matches() {
     [ -n "$(pc --modversion)" ] && [ "$(pc --modversion)" = "$(sed -n 's/#define KVSIM_VERSION_STRING "\(.*\)"/\1/p' "$prefix/include/kvsim/version.h")" ]
 }
@@ -58,6 +65,7 @@ check "no trace of the first prefix" has_no_trace_of "$work/first"
 check "pkg-config --modversion" version_matches
 check "pkg-config, shared" by_pkg_config_shared
 check "pkg-config --static" by_pkg_config_static
+check "embed.c" embed_finds_the_duplicate
 check "find_package" configure_and_run find_package "-DCMAKE_PREFIX_PATH=$prefix"
 check "add_subdirectory" configure_and_run add_subdirectory "-DKVSIM_SOURCE_DIR=$source"
 check "add_subdirectory adds no tests and installs nothing" adds_no_tests_and_no_install
@@ -74,4 +82,4 @@ else
         skip "$what" "this build has no programs"
     done
 fi
-finish install 17
+finish install 18

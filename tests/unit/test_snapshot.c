@@ -150,6 +150,9 @@ static const struct {
     {"{\"\\ud800\":null}", 0, "header: "},
     {"{\"a\\u0000b\":null}", 0, "header: "},
     {"{\"x\":{\"y\":{\"z\":{}}}}", 0, "nested too deeply"},
+    {"{\"x\":{\"a\":1,\"b\":2,\"c\":3,\"d\":4},\"y\":{\"a\":1,\"b\":2,\"c\":3,\"d\":4}}", 0,
+     "more than one object of more members than a tensor has"},
+    {"{" TENSOR("x", "U8", "[1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1]", "[0,1]") "}", 1, "a list is too long"},
     {"{\"x\":{\"dtype\":\"U8\",\"shape\":[[1]],\"data_offsets\":[0,1]}}", 1, "nested too deeply"},
     {"{" TENSOR("x", "U8", "[1]", "[0,1]") "," TENSOR("x", "U8", "[1]", "[1,2]") "}", 2, "duplicate object key"},
     {"{" TENSOR("x", "U8", "[1]", "[0,1]") "," TENSOR("\\u0078", "U8", "[1]", "[1,2]") "}", 2, "duplicate object key"},
@@ -241,7 +244,7 @@ START_TEST(a_truncated_file_is_refused_wherever_it_ends) {
 }
 END_TEST
 
-START_TEST(deep_nesting_and_long_lists_never_reach_the_parser) {
+START_TEST(excess_never_reaches_the_parser) {
     enum { SIZE = 200000 };
     char *header = malloc(SIZE + 1);
     memset(header, '[', SIZE);
@@ -257,6 +260,13 @@ START_TEST(deep_nesting_and_long_lists_never_reach_the_parser) {
     memcpy(header + length, "]}}", 4);
     write_safetensors("t.safetensors", header, 0);
     expect_open(path_of("t.safetensors"), KVSIM_E_FORMAT, "a list is too long");
+    length = snprintf(header, SIZE, "{\"__metadata__\":{");
+    for (int key = 0; key < 10001; key++) {
+        length += snprintf(header + length, (size_t)(SIZE - length), "%s\"%d\":\"\"", key == 0 ? "" : ",", key);
+    }
+    memcpy(header + length, "}}", 3);
+    write_safetensors("t.safetensors", header, 0);
+    expect_open(path_of("t.safetensors"), KVSIM_E_FORMAT, "too much metadata");
     free(header);
 }
 END_TEST
@@ -548,7 +558,7 @@ int main(void) {
     tcase_add_loop_test(files, lying_headers_are_refused, 0, COUNT_OF(lies));
     tcase_add_test(files, a_header_beyond_the_file_is_refused);
     tcase_add_test(files, a_truncated_file_is_refused_wherever_it_ends);
-    tcase_add_test(files, deep_nesting_and_long_lists_never_reach_the_parser);
+    tcase_add_test(files, excess_never_reaches_the_parser);
     tcase_add_test(files, long_and_strange_names_are_shortened_in_errors);
     tcase_add_test(files, paths_that_hold_no_file_are_refused);
     tcase_add_test(files, a_folder_is_opened_by_what_is_in_it);
@@ -559,5 +569,5 @@ int main(void) {
     tcase_add_test(files, npy_lengths_are_checked);
     tcase_add_test(files, opening_survives_every_failing_allocation);
     tcase_add_test(files, opening_npy_survives_every_failing_allocation);
-    return kvsim_check_main(suite, "test_snapshot", 140);
+    return kvsim_check_main(suite, "test_snapshot", 148);
 }
