@@ -27,6 +27,10 @@ static const void *next_of(rows *from, int64_t owner) {
     return row;
 }
 
+static const char *kind_name(int32_t kind) {
+    return kind == KVSIM_KIND_KEY ? "key" : kind == KVSIM_KIND_VALUE ? "value" : "block";
+}
+
 static void write_levels(kvsim__json *json, const char *key, const double *levels, uint32_t count) {
     kvsim__json_open(json, key, '[');
     for (uint32_t i = 0; i < count; i++) {
@@ -64,6 +68,10 @@ static void write_options(kvsim__json *json, const kvsim_result *result) {
     write_levels(json, "thresholds", plan->thresholds, plan->threshold_count);
     write_levels(json, "budgets", plan->budgets, plan->budget_count);
     kvsim__json_unsigned(json, "top_k", plan->top_k);
+    kvsim__json_unsigned(json, "seed", plan->seed);
+    kvsim__json_unsigned(json, "null_repetitions", plan->null_repetitions);
+    kvsim__json_unsigned(json, "resamples", plan->resamples);
+    kvsim__json_unsigned(json, "ulps", plan->ulps);
     kvsim__json_unsigned(json, "hamming_bits", plan->hamming_bits);
     kvsim__json_string(json, "jaccard_tau", plan->jaccard_absolute ? "absolute" : "rms");
     kvsim__json_real(json, "jaccard_tau_value", plan->jaccard_tau);
@@ -92,7 +100,7 @@ static void write_counts(kvsim__json *json, const kvsim__summary_row *summary) {
     kvsim__json_close(json, '}');
 }
 
-static void write_dedup(kvsim__json *json, rows *dedup, int64_t owner) {
+static void write_dedup(kvsim__json *json, rows *dedup, int64_t owner, bool bounds) {
     kvsim__json_open(json, "dedup", '[');
     const kvsim__dedup_row *row;
     while ((row = next_of(dedup, owner)) != NULL) {
@@ -103,6 +111,10 @@ static void write_dedup(kvsim__json *json, rows *dedup, int64_t owner) {
         kvsim__json_real(json, "removed_share", row->removed_share);
         kvsim__json_unsigned(json, "groups_of_two_or_more", row->groups_of_two_or_more);
         kvsim__json_unsigned(json, "largest_group", row->largest_group);
+        if (bounds) {
+            kvsim__json_unsigned(json, "scaled_representatives", row->scaled_representatives);
+            kvsim__json_unsigned(json, "lower_bound", row->lower_bound);
+        }
         kvsim__json_close(json, '}');
     }
     kvsim__json_close(json, ']');
@@ -185,13 +197,13 @@ static void write_groups(kvsim__json *json, const kvsim_result *result) {
         kvsim__json_open(json, NULL, '{');
         kvsim__json_string(json, "view", kvsim__view_name(row->view));
         kvsim__json_signed(json, "layer", row->layer);
-        kvsim__json_string(json, "kind", row->kind == KVSIM_KIND_KEY ? "key" : "value");
+        kvsim__json_string(json, "kind", kind_name(row->kind));
         if (row->head >= 0) {
             kvsim__json_signed(json, "head", row->head);
         }
         write_figures(json, result, row);
         write_thresholds(json, &thresholds, owner);
-        write_dedup(json, &dedup, owner);
+        write_dedup(json, &dedup, owner, (result->plan.flags & KVSIM_COMPUTE_BOUNDS) != 0);
         write_histograms(json, result, row);
         kvsim__json_open(json, "top_pairs", '[');
         const kvsim__top_row *pair;
@@ -224,10 +236,134 @@ static void write_blocks(kvsim__json *json, const kvsim_result *result) {
         kvsim__json_unsigned(json, "blocks", row->blocks);
         kvsim__json_unsigned(json, "block_bytes", row->block_bytes);
         kvsim__json_unsigned(json, "exact_duplicates", row->exact_duplicates);
-        write_dedup(json, &dedup, (int64_t)i);
+        write_dedup(json, &dedup, (int64_t)i, (result->plan.flags & KVSIM_COMPUTE_BOUNDS) != 0);
         kvsim__json_close(json, '}');
     }
     kvsim__json_close(json, ']');
+}
+
+/* What was asked for is there, empty if need be; what was not is absent. */
+static void write_statistics(kvsim__json *json, const kvsim_result *result) {
+    static const char *const names[] = {"", "mean_cosine", "pair_share", "page_share", "removed_share"};
+    const kvsim__table *table = &result->tables[KVSIM__TABLE_STATISTICS];
+    const kvsim__statistic_row *statistics = (const kvsim__statistic_row *)(const void *)table->rows;
+    kvsim__json_open(json, "statistics", '[');
+    for (size_t i = 0; i < table->count; i++) {
+        const kvsim__statistic_row *row = &statistics[i];
+        kvsim__json_open(json, NULL, '{');
+        kvsim__json_string(json, "view", kvsim__view_name(row->view));
+        kvsim__json_signed(json, "layer", row->layer);
+        kvsim__json_string(json, "kind", kind_name(row->kind));
+        if (row->head >= 0) {
+            kvsim__json_signed(json, "head", row->head);
+        }
+        kvsim__json_string(json, "statistic", names[row->statistic]);
+        kvsim__json_real(json, "level", row->level);
+        kvsim__json_real(json, "observed", row->observed);
+        kvsim__json_real(json, "low", row->low);
+        kvsim__json_real(json, "high", row->high);
+        kvsim__json_real(json, "null", row->null_mean);
+        kvsim__json_real(json, "null_deviation", row->null_deviation);
+        kvsim__json_real(json, "excess", row->excess);
+        kvsim__json_real(json, "excess_low", row->excess_low);
+        kvsim__json_real(json, "excess_high", row->excess_high);
+        kvsim__json_signed(json, "sequences", row->sequences);
+        kvsim__json_close(json, '}');
+    }
+    kvsim__json_close(json, ']');
+}
+
+static void write_strata(kvsim__json *json, const kvsim_result *result) {
+    static const char *const strata[] = {"first", "last", "middle"};
+    static const char *const relations[] = {"within-sequence", "within-family", "between-families"};
+    const kvsim__group_row *groups = (const kvsim__group_row *)(const void *)result->tables[KVSIM__TABLE_GROUPS].rows;
+    const kvsim__table *table = &result->tables[KVSIM__TABLE_STRATA];
+    const kvsim__stratum_row *rows_at = (const kvsim__stratum_row *)(const void *)table->rows;
+    kvsim__json_open(json, "strata", '[');
+    for (size_t i = 0; i < table->count; i++) {
+        const kvsim__stratum_row *row = &rows_at[i];
+        const kvsim__group_row *group = &groups[row->group];
+        kvsim__json_open(json, NULL, '{');
+        kvsim__json_string(json, "view", kvsim__view_name(group->view));
+        kvsim__json_signed(json, "layer", group->layer);
+        kvsim__json_string(json, "kind", kind_name(group->kind));
+        if (group->head >= 0) {
+            kvsim__json_signed(json, "head", group->head);
+        }
+        kvsim__json_string(json, "stratum", strata[row->stratum]);
+        kvsim__json_string(json, "relation", relations[row->relation]);
+        kvsim__json_real(json, "t", row->threshold);
+        kvsim__json_unsigned(json, "pairs", row->pairs);
+        kvsim__json_real(json, "mean_cosine", row->cosine_mean);
+        kvsim__json_unsigned(json, "pairs_above", row->pairs_above);
+        kvsim__json_real(json, "pair_share", row->pair_share);
+        kvsim__json_unsigned(json, "pages", row->pages);
+        kvsim__json_unsigned(json, "pages_above", row->pages_above);
+        kvsim__json_real(json, "page_share", row->page_share);
+        kvsim__json_close(json, '}');
+    }
+    kvsim__json_close(json, ']');
+}
+
+static void write_ledger(kvsim__json *json, const kvsim_result *result) {
+    const kvsim__table *table = &result->tables[KVSIM__TABLE_LEDGER];
+    const kvsim__ledger_row *ledger = (const kvsim__ledger_row *)(const void *)table->rows;
+    kvsim__json_open(json, "ledger", '[');
+    for (size_t i = 0; i < table->count; i++) {
+        const kvsim__ledger_row *row = &ledger[i];
+        kvsim__json_open(json, NULL, '{');
+        kvsim__json_signed(json, "layer", row->layer);
+        kvsim__json_string(json, "kind", kind_name(row->kind));
+        kvsim__json_real(json, "budget", row->budget);
+        kvsim__json_unsigned(json, "seen_bytes", row->seen_bytes);
+        kvsim__json_unsigned(json, "logical_bytes", row->logical_bytes);
+        kvsim__json_unsigned(json, "left_out_bytes", row->left_out_bytes);
+        kvsim__json_unsigned(json, "exact_bytes", row->exact_bytes);
+        kvsim__json_unsigned(json, "ulp_bytes", row->ulp_bytes);
+        kvsim__json_unsigned(json, "near_bytes", row->near_bytes);
+        kvsim__json_unsigned(json, "unique_bytes", row->unique_bytes);
+        kvsim__json_unsigned(json, "exact", row->exact);
+        kvsim__json_unsigned(json, "ulp", row->ulp);
+        kvsim__json_unsigned(json, "near", row->near);
+        kvsim__json_unsigned(json, "unique", row->unique);
+        kvsim__json_unsigned(json, "metadata_bytes", row->metadata_bytes);
+        kvsim__json_close(json, '}');
+    }
+    kvsim__json_close(json, ']');
+}
+
+static void write_lossless(kvsim__json *json, const kvsim_result *result) {
+    const kvsim__table *table = &result->tables[KVSIM__TABLE_LOSSLESS];
+    const kvsim__lossless_row *lossless = (const kvsim__lossless_row *)(const void *)table->rows;
+    kvsim__json_open(json, "lossless", '[');
+    for (size_t i = 0; i < table->count; i++) {
+        const kvsim__lossless_row *row = &lossless[i];
+        kvsim__json_open(json, NULL, '{');
+        kvsim__json_signed(json, "layer", row->layer);
+        kvsim__json_string(json, "kind", kind_name(row->kind));
+        kvsim__json_unsigned(json, "pages", row->pages);
+        kvsim__json_unsigned(json, "bytes", row->bytes);
+        kvsim__json_real(json, "order0_bytes", row->order0_bytes);
+        kvsim__json_unsigned(json, "zstd_bytes", row->zstd_bytes);
+        kvsim__json_signed(json, "zstd_level", row->zstd_level);
+        kvsim__json_real(json, "coding_gain_bytes", row->coding_gain_bytes);
+        kvsim__json_real(json, "repetition_gain_bytes", row->repetition_gain_bytes);
+        kvsim__json_close(json, '}');
+    }
+    kvsim__json_close(json, ']');
+}
+
+static void write_findings(kvsim__json *json, const kvsim_result *result) {
+    if ((result->plan.flags & KVSIM_COMPUTE_CHANCE) != 0) {
+        write_statistics(json, result);
+    }
+    if ((result->plan.flags & KVSIM_COMPUTE_STRATA) != 0) {
+        write_strata(json, result);
+    }
+    if ((result->plan.flags & KVSIM_COMPUTE_LEDGER) != 0) {
+        write_ledger(json, result);
+        write_lossless(json, result);
+    }
 }
 
 bool kvsim__write_json(const kvsim_result *result, uint32_t indent,
@@ -242,6 +378,7 @@ bool kvsim__write_json(const kvsim_result *result, uint32_t indent,
     write_counts(&json, (const kvsim__summary_row *)(const void *)result->tables[KVSIM__TABLE_SUMMARY].rows);
     write_groups(&json, result);
     write_blocks(&json, result);
+    write_findings(&json, result);
     kvsim__json_close(&json, '}');
     return kvsim__json_end(&json);
 }
