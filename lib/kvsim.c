@@ -2,12 +2,12 @@
 #include <kvsim/kvsim.h>
 
 #include <errno.h>
-#include <math.h>
 #include <stdio.h>
 #include <string.h>
 
 #include "base/file.h"
 #include "compute/context.h"
+#include "pages/rope.h"
 
 const char *kvsim_status_string(kvsim_status status) {
     switch (status) {
@@ -153,20 +153,11 @@ kvsim_status kvsim_set_rope(kvsim_ctx *ctx, const kvsim_rope *from) {
         return kvsim__fail(&ctx->base, status, "struct_size %u is not that of a kvsim_rope this library knows",
                            from->struct_size);
     }
-    if (rope.style < KVSIM_ROPE_NONE || rope.style > KVSIM_ROPE_INTERLEAVED) {
-        return kvsim__fail(&ctx->base, KVSIM_E_INVALID, "rope style %d is none of KVSIM_ROPE_*", rope.style);
+    status = kvsim__rope_check(&ctx->base, &rope);
+    if (status == KVSIM_OK) {
+        ctx->rope = rope;
     }
-    if (rope.reserved != 0) {
-        return kvsim__fail(&ctx->base, KVSIM_E_INVALID, "rope: reserved is %d; it must be 0", rope.reserved);
-    }
-    if (!(rope.theta >= 0.0) || isinf(rope.theta) || rope.rotary_dims < 0 || rope.rotary_dims % 2 != 0) {
-        return kvsim__fail(&ctx->base, KVSIM_E_INVALID,
-                           "rope theta %g must be positive and finite, rotary_dims %d even and not negative",
-                           rope.theta, rope.rotary_dims);
-    }
-    rope.theta = rope.theta > 0.0 ? rope.theta : 10000.0;
-    ctx->rope = rope;
-    return KVSIM_OK;
+    return status;
 }
 
 kvsim_status kvsim_compute(kvsim_ctx *ctx, const kvsim_compute_options *options, kvsim_result **out) {

@@ -378,21 +378,38 @@ KVSIM_API uint64_t kvsim_page_count(const kvsim_ctx *ctx);
 #define KVSIM_ROPE_INTERLEAVED 2 /**< channel 2i with 2i + 1 (GPT-J, original Llama) */
 /** @} */
 
+/** @name Rotary scalings
+ * How a model stretches its rotation to longer contexts; the formulas are those of Hugging Face transformers.
+ * @{ */
+#define KVSIM_ROPE_SCALING_NONE   0 /**< not at all */
+#define KVSIM_ROPE_SCALING_LINEAR 1 /**< all angles divided by `factor` (arXiv 2306.15595) */
+#define KVSIM_ROPE_SCALING_NTK    2 /**< theta times factor^(r / (r - 2)), r rotated channels; fixed, not dynamic */
+#define KVSIM_ROPE_SCALING_YARN   3 /**< by frequency between `beta_fast` and `beta_slow` (arXiv 2309.00071) */
+#define KVSIM_ROPE_SCALING_LLAMA3 4 /**< by wavelength between the frequency factors (arXiv 2407.21783) */
+/** @} */
+
 /**
  * How the stored keys were rotated. Channel pair i at absolute position p has been turned by
- * `p * theta^(-2i / rotary_dims)`.
+ * `p * theta^(-2i / rotary_dims)`, changed by the scaling. A constant factor that some models (YaRN) put on rotated
+ * keys is left in place: no figure but `mean_square` and `mean_l2` depends on it.
  */
 typedef struct kvsim_rope {
-    uint32_t struct_size; /**< sizeof(kvsim_rope) */
-    int32_t style;        /**< KVSIM_ROPE_* */
-    double theta;         /**< base, > 0; 0 = 10,000 */
-    int32_t rotary_dims;  /**< leading channels of a head that are rotated, even; 0 = all of them */
-    int32_t reserved;     /**< 0 */
+    uint32_t struct_size;         /**< sizeof(kvsim_rope) */
+    int32_t style;                /**< KVSIM_ROPE_* */
+    double theta;                 /**< base, > 0; 0 = 10,000 */
+    int32_t rotary_dims;          /**< leading channels of a head that are rotated, even; 0 = all of them */
+    int32_t scaling;              /**< KVSIM_ROPE_SCALING_* */
+    double factor;                /**< of the scaling, >= 1; 0 = 1 */
+    double original_max_position; /**< context the model was trained on; yarn and llama3 need it, > 0 */
+    double low_freq_factor;       /**< llama3; 0 = 1 */
+    double high_freq_factor;      /**< llama3, above the low one; 0 = 4 */
+    double beta_fast;             /**< yarn; 0 = 32 */
+    double beta_slow;             /**< yarn; 0 = 1 */
 } kvsim_rope;
 
 /** No rotation known. */
 #define KVSIM_ROPE_INIT                                                                                                \
-    { sizeof(kvsim_rope), 0, 0.0, 0, 0 }
+    { sizeof(kvsim_rope), 0, 0.0, 0, 0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0 }
 
 /**
  * Fill a struct with its defaults; for languages that cannot use the macro.

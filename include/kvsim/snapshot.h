@@ -110,7 +110,7 @@ typedef struct kvsim_snapshot_info {
 
 /** All zero but the sizes. */
 #define KVSIM_SNAPSHOT_INFO_INIT                                                                                       \
-    { sizeof(kvsim_snapshot_info), 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, {sizeof(kvsim_rope), 0, 0.0, 0, 0}, NULL, 0 }
+    { sizeof(kvsim_snapshot_info), 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, KVSIM_ROPE_INIT, NULL, 0 }
 
 /**
  * Read the schema and its facts, checked against the tensors.
@@ -183,10 +183,7 @@ typedef struct kvsim_dump {
 
 /** All zero but the sizes. */
 #define KVSIM_DUMP_INIT                                                                                                \
-    {                                                                                                                  \
-        sizeof(kvsim_dump), 0, 0, 0, 0, 0, 0, 0, {sizeof(kvsim_rope), 0, 0.0, 0, 0}, NULL, 0, NULL, NULL, NULL, NULL,  \
-            NULL                                                                                                       \
-    }
+    { sizeof(kvsim_dump), 0, 0, 0, 0, 0, 0, 0, KVSIM_ROPE_INIT, NULL, 0, NULL, NULL, NULL, NULL, NULL }
 
 /**
  * Write a dump. The file appears whole or not at all: a temporary file beside it is written, synced and renamed. Equal

@@ -71,6 +71,10 @@ static kvsim_status put_statistic(statistics *of, const selector *which, double 
         return KVSIM_E_NOMEM;
     }
     const kvsim__chance_level chance = chance_of(of, which);
+    /* A share cannot leave [0, 1], a cosine not [-1, 1], however skewed the sequences are. */
+    const double least = which->statistic == KVSIM__STATISTIC_MEAN_COSINE ? -1.0 : 0.0;
+    interval.low = interval.low < least ? least : interval.low;
+    interval.high = interval.high > 1.0 ? 1.0 : interval.high;
     const double spread = NORMAL_95 * chance.deviation / sqrt((double)plan->null_repetitions);
     *row = (kvsim__statistic_row){.view = (int32_t)of->pairing->groups[shown].view,
                                   .layer = layer,

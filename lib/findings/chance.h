@@ -1,6 +1,7 @@
 /**
  * Chance levels: the same figures on pages whose token slots were shuffled between the pages of the group, so that
- * every channel keeps its statistics and every slot its place in the page, and nothing else is left.
+ * every channel keeps its statistics and every slot its place in the page, and nothing else is left. A key that moves
+ * is turned to its new position, as the model would have: likeness that comes from equal positions is chance too.
  */
 #ifndef KVSIM_FINDINGS_CHANCE_H
 #define KVSIM_FINDINGS_CHANCE_H

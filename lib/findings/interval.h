@@ -8,7 +8,7 @@
 #include "../base/base.h"
 
 /** Sequences below which no interval is given. */
-#define KVSIM__FEWEST_SEQUENCES 8
+#define KVSIM__FEWEST_SEQUENCES 5
 
 /** A figure with what it is known to lie in. */
 typedef struct kvsim__interval {

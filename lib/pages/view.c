@@ -3,6 +3,8 @@
 #include <math.h>
 #include <string.h>
 
+#include "rope.h"
+
 /* Statistics are summed over a fixed number of runs of pages, so that they do not depend on the thread count. */
 enum { MAX_RUNS = 64, RUN_ELEMENTS = 1 << 22 };
 
@@ -20,15 +22,26 @@ kvsim__scratch kvsim__scratch_at(const kvsim__group *group, void *memory) {
     return scratch;
 }
 
-void kvsim__view_begin(const kvsim__group *group, uint32_t page, kvsim__scratch *scratch) {
-    if (!group->rotate) {
-        return;
-    }
-    const double position = (double)group->store->pages[page].position;
+static void set_angles(const kvsim__group *group, double position, kvsim__scratch *scratch) {
     for (int32_t i = 0; i < group->pairs; i++) {
         const double angle = position * group->frequencies[i];
         scratch->cosine[i] = cos(angle);
         scratch->sine[i] = sin(angle);
+    }
+}
+
+void kvsim__view_begin(const kvsim__group *group, uint32_t page, kvsim__scratch *scratch) {
+    scratch->moved = false;
+    if (group->rotate) {
+        set_angles(group, (double)group->store->pages[page].position, scratch);
+    }
+}
+
+void kvsim__view_begin_moved(const kvsim__group *group, uint32_t page, int64_t position, kvsim__scratch *scratch) {
+    kvsim__view_begin(group, page, scratch);
+    if (!group->rotate && group->pairs > 0) {
+        scratch->moved = true;
+        set_angles(group, (double)(position - group->store->pages[page].position), scratch);
     }
 }
 
@@ -61,6 +74,18 @@ static void derotate(const kvsim__group *group, int32_t slot, const kvsim__scrat
     }
 }
 
+/* Turn the rotated channels of a row on by the angles in the scratch. */
+static void turn_on(const kvsim__group *group, const kvsim__scratch *scratch) {
+    double *row = scratch->row;
+    for (int32_t i = 0; i < group->pairs; i++) {
+        double *first = &row[group->interleaved ? 2 * i : i];
+        double *second = &row[group->interleaved ? 2 * i + 1 : i + group->pairs];
+        const double x = *first, y = *second;
+        *first = x * scratch->cosine[i] - y * scratch->sine[i];
+        *second = y * scratch->cosine[i] + x * scratch->sine[i];
+    }
+}
+
 const double *kvsim__view_row(const kvsim__group *group, uint32_t page_number, int32_t slot, int32_t head,
                               kvsim__scratch *scratch) {
     const kvsim__page *page = &group->store->pages[page_number];
@@ -75,6 +100,8 @@ const double *kvsim__view_row(const kvsim__group *group, uint32_t page_number, i
     }
     if (group->rotate) {
         derotate(group, slot, scratch);
+    } else if (scratch->moved) {
+        turn_on(group, scratch);
     }
     if (group->mean != NULL) {
         const double *mean = group->mean + (size_t)head * channels;
@@ -241,48 +268,49 @@ static kvsim_status measure(kvsim__group *group, bool centre) {
     return status;
 }
 
-static void fill_angles(kvsim__group *group, double theta, int32_t rotary) {
+static kvsim_status open_angles(kvsim__group *group, const kvsim_rope *rope) {
+    kvsim__base *base = group->base;
+    const int32_t rotary = rope->rotary_dims > 0 ? rope->rotary_dims : group->head_dim;
+    if (rotary > group->head_dim || rotary % 2 != 0) {
+        return kvsim__fail(base, KVSIM_E_INVALID,
+                           "RoPE over %d channels does not fit keys of %d: set rotary_dims of kvsim_set_rope", rotary,
+                           group->head_dim);
+    }
+    group->interleaved = rope->style == KVSIM_ROPE_INTERLEAVED;
+    group->pairs = rotary / 2;
+    const size_t angles = (size_t)group->tokens * (size_t)group->pairs;
+    group->frequencies = kvsim__allocate(base, (size_t)group->pairs, sizeof(double));
+    group->slot_cosine = kvsim__allocate(base, angles, sizeof(double));
+    group->slot_sine = kvsim__allocate(base, angles, sizeof(double));
+    if (group->frequencies == NULL || group->slot_cosine == NULL || group->slot_sine == NULL) {
+        return kvsim__fail_memory(base, angles * sizeof(double), "the angles of a group");
+    }
+    kvsim__rope_frequencies(rope, rotary, group->frequencies);
     for (int32_t i = 0; i < group->pairs; i++) {
-        group->frequencies[i] = pow(theta, -2.0 * i / rotary);
         for (int32_t t = 0; t < group->tokens; t++) {
             const size_t at = (size_t)t * (size_t)group->pairs + (size_t)i;
             group->slot_cosine[at] = cos(t * group->frequencies[i]);
             group->slot_sine[at] = sin(t * group->frequencies[i]);
         }
     }
+    return KVSIM_OK;
 }
 
 kvsim_status kvsim__group_open(kvsim__group *group, uint32_t view, int32_t kind, const kvsim_rope *rope) {
     kvsim__base *base = group->base;
     const bool derotated = view == KVSIM_VIEW_DEROTATED || view == KVSIM_VIEW_DEROTATED_CENTERED;
     const bool centre = view == KVSIM_VIEW_CENTERED || view == KVSIM_VIEW_DEROTATED_CENTERED;
+    const bool rotated = kind == KVSIM_KIND_KEY && rope->style != KVSIM_ROPE_NONE;
     group->view = view;
+    group->rotate = rotated && derotated;
     group->absmax = kvsim__allocate_zeroed(base, (size_t)group->heads, sizeof(double));
     group->mean_square = kvsim__allocate_zeroed(base, (size_t)group->heads, sizeof(double));
     group->exponents = kvsim__allocate_zeroed(base, group->slots, sizeof(int16_t));
     if (group->absmax == NULL || group->mean_square == NULL || group->exponents == NULL) {
         return kvsim__fail_memory(base, group->slots * sizeof(int16_t), "the statistics of a group");
     }
-    if (derotated && kind == KVSIM_KIND_KEY && rope->style != KVSIM_ROPE_NONE) {
-        const int32_t rotary = rope->rotary_dims > 0 ? rope->rotary_dims : group->head_dim;
-        if (rotary > group->head_dim || rotary % 2 != 0) {
-            return kvsim__fail(base, KVSIM_E_INVALID,
-                               "RoPE over %d channels does not fit keys of %d: set rotary_dims of kvsim_set_rope",
-                               rotary, group->head_dim);
-        }
-        group->rotate = true;
-        group->interleaved = rope->style == KVSIM_ROPE_INTERLEAVED;
-        group->pairs = rotary / 2;
-        const size_t angles = (size_t)group->tokens * (size_t)group->pairs;
-        group->frequencies = kvsim__allocate(base, (size_t)group->pairs, sizeof(double));
-        group->slot_cosine = kvsim__allocate(base, angles, sizeof(double));
-        group->slot_sine = kvsim__allocate(base, angles, sizeof(double));
-        if (group->frequencies == NULL || group->slot_cosine == NULL || group->slot_sine == NULL) {
-            return kvsim__fail_memory(base, angles * sizeof(double), "the angles of a group");
-        }
-        fill_angles(group, rope->theta > 0.0 ? rope->theta : 10000.0, rotary);
-    }
-    return measure(group, centre);
+    const kvsim_status status = rotated ? open_angles(group, rope) : KVSIM_OK;
+    return status == KVSIM_OK ? measure(group, centre) : status;
 }
 
 void kvsim__group_close(kvsim__group *group) {

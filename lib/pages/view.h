@@ -11,8 +11,9 @@
 typedef struct kvsim__scratch {
     float *stored;  /**< [D] */
     double *row;    /**< [D] */
-    double *cosine; /**< [rotary / 2] of the angle of a page's slot 0 */
+    double *cosine; /**< [rotary / 2] of the angle that rows are turned by: see view_begin and view_begin_moved */
     double *sine;   /**< [rotary / 2] */
+    bool moved;     /**< rows come to another position than their own */
 } kvsim__scratch;
 
 /** The pages of one layer, kind and class of formats, all heads or one of them, in one view. */
@@ -31,7 +32,7 @@ typedef struct kvsim__group {
     bool interleaved;    /**< rotary style */
     int32_t pairs;       /**< rotary / 2 */
     double *frequencies; /**< [pairs] radians a position */
-    double *slot_cosine; /**< [tokens, pairs] of the angle between slot 0 and slot t */
+    double *slot_cosine; /**< [tokens, pairs] of the angle between slot 0 and slot t; for views that rotate */
     double *slot_sine;   /**< [tokens, pairs] */
 
     double *mean;             /**< [heads, head_dim], or NULL where the view does not centre */
@@ -60,6 +61,12 @@ kvsim__scratch kvsim__scratch_at(const kvsim__group *group, void *memory);
 
 /** Prepare to read rows of a page. */
 void kvsim__view_begin(const kvsim__group *group, uint32_t page, kvsim__scratch *scratch);
+
+/**
+ * Prepare to read rows of a page as if it began at another position: in views that do not undo RoPE, rows are turned on
+ * to where they come to lie. Where the rotation is not known they stay as they are.
+ */
+void kvsim__view_begin_moved(const kvsim__group *group, uint32_t page, int64_t position, kvsim__scratch *scratch);
 
 /**
  * Row (slot, head) of a page in the group's view, in double: dequantised, de-rotated, centred.

@@ -156,7 +156,7 @@ static void pack_page(const page_job *job, size_t i, kvsim__scratch *scratch) {
         if (map != NULL) {
             const uint64_t rank = kvsim__permute(map->chosen[i], map->ranks, map->keys[i] + (uint64_t)t);
             source = group->pages[map->slots[rank]];
-            kvsim__view_begin(group, source, scratch);
+            kvsim__view_begin_moved(group, source, group->store->pages[page].position, scratch);
         }
         for (int32_t h = 0; h < group->heads; h++, start += (size_t)group->head_dim) {
             const double *row = kvsim__view_row(group, source, t, h, scratch);

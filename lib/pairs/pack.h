@@ -20,6 +20,7 @@ typedef struct kvsim__packed {
 /**
  * Which contents a panel holds: the pages themselves, or shuffled ones. A shuffled page has at each slot what the page
  * of another rank has there, by a permutation of the ranks for each slot; keys and values move together.
+ * Keys are turned to the position they come to, where it is known how: a token that moves is rotated anew.
  */
 typedef struct kvsim__contents_map {
     const uint32_t *slots; /**< [ranks] slots that have a page of every kind present, in order */

@@ -82,6 +82,11 @@ static void write_options(kvsim__json *json, const kvsim_result *result) {
                                                                       : "none");
     kvsim__json_real(json, "theta", result->rope.theta);
     kvsim__json_signed(json, "rotary_dims", result->rope.rotary_dims);
+    if (result->rope.scaling != KVSIM_ROPE_SCALING_NONE) {
+        static const char *const scalings[] = {"none", "linear", "ntk", "yarn", "llama3"};
+        kvsim__json_string(json, "scaling", scalings[result->rope.scaling]);
+        kvsim__json_real(json, "factor", result->rope.factor);
+    }
     kvsim__json_close(json, '}');
     kvsim__json_close(json, '}');
 }

@@ -145,7 +145,7 @@ static kvsim_status check_dump(writer *out) {
                            "kvsim_dump: dtype code %d with %d bits; a dump holds f32, f16 or bf16", dump->dtype_code,
                            dump->dtype_bits);
     }
-    if (dump->reserved != 0 || dump->rope.reserved != 0) {
+    if (dump->reserved != 0) {
         return kvsim__fail(base, KVSIM_E_INVALID, "kvsim_dump: a reserved field is not 0; begin with KVSIM_DUMP_INIT");
     }
     if (dump->read == NULL) {
