@@ -2,7 +2,7 @@
 # What the libraries show to the outside: exactly the names of lib/kvsim.map, and few needs.
 # usage: symbols.sh SOURCE_DIR BUILD_DIR
 set -u
-source=$1 build=$2
+source=$(cd "$1" && pwd) build=$(cd "$2" && pwd)
 . "$source/tests/shell.sh"
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT

@@ -2,7 +2,7 @@
 # The documents: links lead somewhere, examples compile, the manual page is well formed.
 # usage: docs.sh SOURCE_DIR
 set -u
-source=$1
+source=$(cd "$1" && pwd)
 . "$source/tests/shell.sh"
 
 # Targets of [text](target) that are files of the tree, without their anchors.

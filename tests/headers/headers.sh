@@ -2,7 +2,7 @@
 # Each public header compiles alone as C11 and C++17 with gcc and clang, and names no vendor's types.
 # usage: headers.sh SOURCE_DIR
 set -u
-source=$1
+source=$(cd "$1" && pwd)
 . "$source/tests/shell.sh"
 
 compile_alone() { # COMPILER LANGUAGE STANDARD HEADER

@@ -2,7 +2,7 @@
 # Installs to one prefix, moves it to another, and builds a small program against it in each way that is offered.
 # usage: install.sh SOURCE_DIR BUILD_DIR
 set -u
-source=$1 build=$2
+source=$(cd "$1" && pwd) build=$(cd "$2" && pwd)
 . "$source/tests/shell.sh"
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
