@@ -31,7 +31,7 @@ soname_is_the_abi_version() {
 }
 
 needs_few_libraries() {
-    ! readelf -d "$shared" | sed -n 's/.*(NEEDED).*\[\(.*\)\]/\1/p' | grep -vE '^(libc|libm|libjansson|ld-linux.*)\.so'
+    ! readelf -d "$shared" | sed -n 's/.*(NEEDED).*\[\(.*\)\]/\1/p' | grep -vE '^(libc|libm|libjansson|libzstd|ld-linux.*)\.so'
 }
 
 stack_is_not_executable() { # FILE
@@ -57,7 +57,7 @@ check "the shared library exports the names of the map" diff "$work/map" "$work/
 check "each name of the map is declared, and no other" diff "$work/map" "$work/headers"
 check "the static library shows the same names" diff "$work/map" "$work/static"
 check "the SONAME is the ABI version" soname_is_the_abi_version
-check "the shared library needs libc, libm and jansson at most" needs_few_libraries
+check "the shared library needs libc, libm, jansson and zstd at most" needs_few_libraries
 check "the stack of the shared library is not executable" stack_is_not_executable "$shared"
 check "the static library asks for no executable stack" archive_marks_its_stack
 check "the shared library has no text relocations" has_no_text_relocations

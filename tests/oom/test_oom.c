@@ -143,7 +143,7 @@ static kvsim_status add_scaled(kvsim_ctx *ctx, int32_t mode) {
 }
 
 static kvsim_status compute(kvsim_ctx *ctx, uint32_t flags, kvsim_result **result) {
-    const kvsim_rope rope = {sizeof rope, KVSIM_ROPE_HALF, 0.0, 0, 0};
+    const kvsim_rope rope = {.struct_size = sizeof rope, .style = KVSIM_ROPE_HALF, .theta = 0.0, .rotary_dims = 0};
     kvsim_status status = kvsim_set_rope(ctx, &rope);
     kvsim_compute_options options = KVSIM_COMPUTE_OPTIONS_INIT;
     options.views = 15;

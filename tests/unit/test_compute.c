@@ -317,7 +317,7 @@ static void check_set(page_set *set, kvsim_compute_options options, const kvsim_
     kvsim_ctx_destroy(ctx);
 }
 
-static const kvsim_rope half = {sizeof half, KVSIM_ROPE_HALF, 10000.0, 0, 0};
+static const kvsim_rope half = {.struct_size = sizeof half, .style = KVSIM_ROPE_HALF, .theta = 10000.0, .rotary_dims = 0};
 
 /* Pages x slots x heads x channels. */
 static const size_t sizes[][4] = {{0, 1, 1, 2},   {1, 1, 1, 2},   {2, 1, 1, 2},    {3, 1, 1, 2},   {8, 7, 1, 2},

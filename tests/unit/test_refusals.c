@@ -487,7 +487,7 @@ START_TEST(unsound_compute_options_are_refused) {
     } tried[] = {
         {{.metrics = 16}, KVSIM_E_INVALID},
         {{.views = 16}, KVSIM_E_INVALID},
-        {{.flags = 8}, KVSIM_E_INVALID},
+        {{.flags = 128}, KVSIM_E_INVALID},
         {{.pairs = 3}, KVSIM_E_INVALID},
         {{.pairs = -1}, KVSIM_E_INVALID},
         {{.top_k = 65537}, KVSIM_E_INVALID},
@@ -537,16 +537,20 @@ START_TEST(unsound_rope_is_refused_and_leaves_the_old_one) {
     sound *s = make_sound();
     kvsim_ctx *ctx = make_context(1);
     ck_status(ctx, kvsim_add_pages(ctx, &s->pages), KVSIM_OK);
-    const kvsim_rope good = {sizeof good, KVSIM_ROPE_HALF, 0.0, 0, 0};
+    const kvsim_rope good = {.struct_size = sizeof good, .style = KVSIM_ROPE_HALF, .theta = 0.0, .rotary_dims = 0};
     ck_status(ctx, kvsim_set_rope(ctx, &good), KVSIM_OK);
-    const kvsim_rope bad[] = {{sizeof good, 3, 0.0, 0, 0},
-                              {sizeof good, -1, 0.0, 0, 0},
-                              {sizeof good, KVSIM_ROPE_HALF, -1.0, 0, 0},
-                              {sizeof good, KVSIM_ROPE_HALF, NAN, 0, 0},
-                              {sizeof good, KVSIM_ROPE_HALF, INFINITY, 0, 0},
-                              {sizeof good, KVSIM_ROPE_HALF, 0.0, 3, 0},
-                              {sizeof good, KVSIM_ROPE_HALF, 0.0, -2, 0},
-                              {sizeof good, KVSIM_ROPE_HALF, 0.0, 0, 1}};
+    const kvsim_rope bad[] = {
+        {.struct_size = sizeof good, .style = 3, .theta = 0.0, .rotary_dims = 0},
+        {.struct_size = sizeof good, .style = -1, .theta = 0.0, .rotary_dims = 0},
+        {.struct_size = sizeof good, .style = KVSIM_ROPE_HALF, .theta = -1.0, .rotary_dims = 0},
+        {.struct_size = sizeof good, .style = KVSIM_ROPE_HALF, .theta = NAN, .rotary_dims = 0},
+        {.struct_size = sizeof good, .style = KVSIM_ROPE_HALF, .theta = INFINITY, .rotary_dims = 0},
+        {.struct_size = sizeof good, .style = KVSIM_ROPE_HALF, .theta = 0.0, .rotary_dims = 3},
+        {.struct_size = sizeof good, .style = KVSIM_ROPE_HALF, .theta = 0.0, .rotary_dims = -2},
+        {.struct_size = sizeof good, .style = KVSIM_ROPE_HALF, .scaling = 5},
+        {.struct_size = sizeof good, .style = KVSIM_ROPE_HALF, .factor = 0.5},
+        {.struct_size = sizeof good, .style = KVSIM_ROPE_HALF, .scaling = KVSIM_ROPE_SCALING_YARN},
+        {.struct_size = sizeof good, .style = KVSIM_ROPE_HALF, .low_freq_factor = 8.0}};
     kvsim_compute_options options = KVSIM_COMPUTE_OPTIONS_INIT;
     options.views = KVSIM_VIEW_DEROTATED;
     kvsim_result *result = NULL;
@@ -555,7 +559,7 @@ START_TEST(unsound_rope_is_refused_and_leaves_the_old_one) {
         ck_status(ctx, kvsim_compute(ctx, &options, &result), KVSIM_OK);
         kvsim_result_destroy(result);
     }
-    const kvsim_rope wide = {sizeof wide, KVSIM_ROPE_HALF, 0.0, D + 2, 0};
+    const kvsim_rope wide = {.struct_size = sizeof wide, .style = KVSIM_ROPE_HALF, .theta = 0.0, .rotary_dims = D + 2};
     ck_status(ctx, kvsim_set_rope(ctx, &wide), KVSIM_OK);
     ck_status(ctx, kvsim_compute(ctx, &options, &result), KVSIM_E_INVALID);
     ck_assert_ptr_null(result);

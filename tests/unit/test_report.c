@@ -49,7 +49,7 @@ static kvsim_compute_options make_options(void) {
     return options;
 }
 
-static const kvsim_rope half = {sizeof half, KVSIM_ROPE_HALF, 0.0, 0, 0};
+static const kvsim_rope half = {.struct_size = sizeof half, .style = KVSIM_ROPE_HALF, .theta = 0.0, .rotary_dims = 0};
 
 static kvsim_result *compute_set(kvsim_ctx *ctx, page_set *set, const kvsim_compute_options *options) {
     add_page_set(ctx, set);

@@ -245,7 +245,6 @@ START_TEST(wrong_dumps_are_refused) {
     REFUSE(tokens, no_tokens, "sequence 1 has 1 tokens and no token ids");
     REFUSE(prompts, latin, "the prompt of sequence 0 is not UTF-8");
     REFUSE(reserved, 1, "a reserved field is not 0");
-    REFUSE(rope.reserved, 1, "a reserved field is not 0");
     REFUSE(read, NULL, "read is NULL");
     REFUSE(struct_size, 4, "struct_size 4");
     for (size_t i = 0; i < sizeof bad_utf8 / sizeof bad_utf8[0]; i++) {
