@@ -6,11 +6,13 @@
 #include "rope.h"
 
 /* Statistics are summed over a fixed number of runs of pages, so that they do not depend on the thread count. */
-enum { MAX_RUNS = 64, RUN_ELEMENTS = 1 << 22 };
+enum { MAX_RUNS = 64, RUN_ELEMENTS = 1 << 22, SCRATCH_ALIGNMENT = 64 };
 
 size_t kvsim__scratch_size(const kvsim__group *group) {
-    return (size_t)group->head_dim * (sizeof(double) + sizeof(float)) + (size_t)group->pairs * 2 * sizeof(double) +
-           sizeof(double);
+    const size_t bytes =
+        (size_t)group->head_dim * (sizeof(double) + sizeof(float)) + (size_t)group->pairs * 2 * sizeof(double);
+    /* Scratches lie one behind the other, also those of odd head sizes. */
+    return (bytes + SCRATCH_ALIGNMENT - 1) / SCRATCH_ALIGNMENT * SCRATCH_ALIGNMENT;
 }
 
 kvsim__scratch kvsim__scratch_at(const kvsim__group *group, void *memory) {
@@ -241,7 +243,7 @@ static kvsim_status measure(kvsim__group *group, bool centre) {
     job.runs = RUN_ELEMENTS / channels < 1          ? 1
                : RUN_ELEMENTS / channels > MAX_RUNS ? MAX_RUNS
                                                     : (uint32_t)(RUN_ELEMENTS / channels);
-    job.scratch_stride = (kvsim__scratch_size(group) + 63) / 64 * 64;
+    job.scratch_stride = kvsim__scratch_size(group);
     job.scratch = kvsim__allocate(base, job.runs, job.scratch_stride);
     job.sums = centre ? kvsim__allocate_zeroed(base, job.runs * channels, sizeof(double)) : NULL;
     /* Magnitudes, squares and norms lie one after the other. */

@@ -53,7 +53,7 @@ kvsim_status kvsim__group_open(kvsim__group *group, uint32_t view, int32_t kind,
 /** Give back what `kvsim__group_open` took; a group of zeros is allowed. */
 void kvsim__group_close(kvsim__group *group);
 
-/** Bytes of one thread's scratch for a group. */
+/** Bytes of one thread's scratch for a group, a multiple of 64. */
 size_t kvsim__scratch_size(const kvsim__group *group);
 
 /** Lay a scratch out in `memory` of that size, aligned to 8. */

@@ -71,7 +71,7 @@ static double *apply_view(const reference_pages *pages, const kvsim_rope *rope, 
             out[i] -= mean[i % (heads * row)] / (double)slots;
         }
     }
-    free(mean);
+    drop_memory(mean);
     return out;
 }
 
@@ -235,8 +235,8 @@ void reference_compare(const reference_pages *pages, const kvsim_compute_options
     out->mean_hamming_sign /= pairs;
     out->mean_jaccard /= pairs;
     out->jaccard_union_share = all_union / pairs / (double)n;
-    free(statistics);
-    free(x);
+    drop_memory(statistics);
+    drop_memory(x);
 }
 
 void reference_dedup_groups(const reference_pages *pages, double budget, const reference_group *first,
@@ -273,6 +273,6 @@ void reference_dedup_groups(const reference_pages *pages, double budget, const r
         out->largest_group =
             representative[p] && sharers[p] + 1 > out->largest_group ? sharers[p] + 1 : out->largest_group;
     }
-    free(representative);
-    free(sharers);
+    drop_memory(representative);
+    drop_memory(sharers);
 }

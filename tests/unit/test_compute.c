@@ -178,7 +178,7 @@ static void check_top_pairs(const place *at, const reference_group *expected) {
         above = cosine;
     }
     ck_assert_int_eq(owned_row(at->result, "top_pairs", at->row, (int64_t)kept), -1);
-    free(sorted);
+    drop_memory(sorted);
 }
 
 static void check_dedup_row(const place *at, const char *table, int64_t row, double budget,
@@ -238,7 +238,7 @@ static void check_dedup(const place *at, const reference_group *group, int kind)
         reference_dedup_groups(pages, at->options->budgets[b], group, pages->takes_part[kind], NULL, NULL, &expected);
         check_dedup_row(at, "dedup", owned_row(at->result, "dedup", at->row, b), at->options->budgets[b], &expected);
         check_assignments(at, at->options->budgets[b], &expected, group, NULL);
-        free(expected.shares);
+        drop_memory(expected.shares);
     }
 }
 
@@ -268,7 +268,7 @@ static void check_blocks(place at, const reference_group groups[2]) {
         check_dedup_row(&at, "block_dedup", owned_row(at.result, "block_dedup", at.row, b), at.options->budgets[b],
                         &expected);
         check_assignments(&at, at.options->budgets[b], &expected, &groups[0], &groups[1]);
-        free(expected.shares);
+        drop_memory(expected.shares);
     }
 }
 

@@ -422,8 +422,8 @@ START_TEST(structs_of_other_sizes_follow_one_rule) {
     for (size_t i = 0; i < sizeof structs / sizeof structs[0]; i++) {
         const size_t size = structs[i].size;
         for (size_t given = 0; given < size + 40; given++) {
-            /* The struct ends at memory that must not be touched. */
-            unsigned char *memory = get_guarded(given > 4 ? given : 4, true);
+            /* The struct ends at memory that must not be touched, as near as its alignment allows. */
+            unsigned char *memory = get_guarded(given > 8 ? (given + 7) / 8 * 8 : 8, true);
             memcpy(memory, structs[i].sound, given < size ? given : size);
             const uint32_t number = (uint32_t)given;
             memcpy(memory, &number, sizeof number);

@@ -22,11 +22,14 @@ static int keep(void *user, const void *data, size_t size) {
         return 7;
     }
     ck_assert_msg(to->fail_at == 0 || to->calls < to->fail_at, "called again after a refusal");
-    to->data = realloc(to->data, to->size + size + 1);
-    ck_assert_ptr_nonnull(to->data);
-    memcpy(to->data + to->size, data, size);
+    char *longer = get_memory(to->size + size + 1);
+    if (to->data != NULL) {
+        memcpy(longer, to->data, to->size);
+        drop_memory(to->data);
+    }
+    memcpy(longer + to->size, data, size);
+    to->data = longer;
     to->size += size;
-    to->data[to->size] = '\0';
     return 0;
 }
 
