@@ -105,41 +105,58 @@ static void put_in_histogram(size_t *histogram, double value, double low, double
     histogram[(size_t)bin]++;
 }
 
+/* Codes and active sets of all pages, laid out as the view is. */
+typedef struct sets {
+    int8_t *codes;
+    bool *active;
+} sets;
+
+static sets make_sets(const double *x, size_t elements, size_t channels, size_t heads,
+                      const head_statistics *statistics, const kvsim_compute_options *options,
+                      const int8_t *stored_codes) {
+    sets out = {get_memory(elements), get_memory(elements * sizeof(bool))};
+    const double factor = options->jaccard_tau > 0.0 ? options->jaccard_tau : 1.0;
+    for (size_t i = 0; i < elements; i++) {
+        const head_statistics *of = &statistics[i / channels % heads];
+        const double tau = options->jaccard_absolute != 0 ? options->jaccard_tau : factor * sqrt(of->mean_square);
+        out.codes[i] =
+            stored_codes != NULL ? stored_codes[i] : (int8_t)code_of(x[i], of->absmax, options->hamming_bits);
+        out.active[i] = fabs(x[i]) > tau;
+    }
+    return out;
+}
+
 /* Figures of one pair, added to the group's. */
 typedef struct pair_figures {
     double cosine, distance, error, hamming, sign, jaccard;
+    size_t active_in_either;
 } pair_figures;
 
-static pair_figures compare_pair(const double *x, const double *y, size_t n, size_t channels, size_t heads,
-                                 const head_statistics *statistics, const kvsim_compute_options *options,
-                                 const int8_t *x_codes, const int8_t *y_codes, double *all_union) {
+static pair_figures compare_pair(const double *all, const sets *of, size_t n, size_t later, size_t earlier) {
+    const double *x = all + later * n, *y = all + earlier * n;
+    const int8_t *x_codes = of->codes + later * n, *y_codes = of->codes + earlier * n;
+    const bool *x_active = of->active + later * n, *y_active = of->active + earlier * n;
     double dot = 0.0, xx = 0.0, yy = 0.0, squares = 0.0;
     size_t codes = 0, signs = 0, common = 0, any = 0;
     for (size_t i = 0; i < n; i++) {
-        const head_statistics *of = &statistics[i / channels % heads];
         dot += x[i] * y[i];
         xx += x[i] * x[i];
         yy += y[i] * y[i];
         squares += (x[i] - y[i]) * (x[i] - y[i]);
-        codes += x_codes != NULL ? x_codes[i] != y_codes[i]
-                                 : code_of(x[i], of->absmax, options->hamming_bits) !=
-                                       code_of(y[i], of->absmax, options->hamming_bits);
+        codes += x_codes[i] != y_codes[i];
         signs += (x[i] < 0.0) != (y[i] < 0.0);
-        const double tau = options->jaccard_absolute != 0
-                               ? options->jaccard_tau
-                               : (options->jaccard_tau > 0.0 ? options->jaccard_tau : 1.0) * sqrt(of->mean_square);
-        common += fabs(x[i]) > tau && fabs(y[i]) > tau;
-        any += fabs(x[i]) > tau || fabs(y[i]) > tau;
+        common += x_active[i] && y_active[i];
+        any += x_active[i] || y_active[i];
     }
     pair_figures out = {.distance = sqrt(squares),
                         .hamming = (double)codes / (double)n,
                         .sign = (double)signs / (double)n,
-                        .jaccard = any > 0 ? (double)common / (double)any : 1.0};
+                        .jaccard = any > 0 ? (double)common / (double)any : 1.0,
+                        .active_in_either = any};
     out.cosine = xx == 0.0 && yy == 0.0   ? 1.0
                  : xx == 0.0 || yy == 0.0 ? 0.0
                                           : fmax(-1.0, fmin(1.0, dot / (sqrt(xx) * sqrt(yy))));
     out.error = xx > 0.0 ? sqrt(squares) / sqrt(xx) : yy == 0.0 ? 0.0 : INFINITY;
-    *all_union += (double)any;
     return out;
 }
 
@@ -209,6 +226,7 @@ void reference_compare(const reference_pages *pages, const kvsim_compute_options
                                   (view == KVSIM_VIEW_RAW || (view == KVSIM_VIEW_DEROTATED && kind == 1))
                               ? (const int8_t *)pages->stored[kind]
                               : NULL;
+    const sets of = make_sets(x, count * n, pages->channels, heads, statistics, options, codes);
     double all_union = 0.0;
     for (size_t later = 0; later < count; later++) {
         for (size_t earlier = 0; earlier < count; earlier++) {
@@ -218,9 +236,8 @@ void reference_compare(const reference_pages *pages, const kvsim_compute_options
             if (earlier >= later || !counts_as_pair(pages, options, kind, later, earlier)) {
                 continue;
             }
-            const pair_figures pair = compare_pair(x + later * n, x + earlier * n, n, pages->channels, heads,
-                                                   statistics, options, codes != NULL ? codes + later * n : NULL,
-                                                   codes != NULL ? codes + earlier * n : NULL, &all_union);
+            const pair_figures pair = compare_pair(x, &of, n, later, earlier);
+            all_union += (double)pair.active_in_either;
             out->cosines[cell] = pair.cosine;
             out->errors[cell] = pair.error;
             add_pair(out, &pair);
@@ -235,6 +252,8 @@ void reference_compare(const reference_pages *pages, const kvsim_compute_options
     out->mean_hamming_sign /= pairs;
     out->mean_jaccard /= pairs;
     out->jaccard_union_share = all_union / pairs / (double)n;
+    drop_memory(of.codes);
+    drop_memory(of.active);
     drop_memory(statistics);
     drop_memory(x);
 }

@@ -200,12 +200,13 @@ static void check_assignments(const place *at, double budget, const reference_de
                               const reference_group *first, const reference_group *second) {
     const size_t count = at->set->reference.count;
     size_t found = 0;
-    const int64_t rows = row_count(at->result, "assignments");
-    for (int64_t row = 0; row < rows; row++) {
-        if (get_integer(at->result, "assignments", "view", row) != at->view ||
-            get_integer(at->result, "assignments", "kind", row) != at->kind ||
-            get_integer(at->result, "assignments", "head", row) != at->head ||
-            get_real(at->result, "assignments", "budget", row) != budget) {
+    const kvsim_column view = get_column(at->result, "assignments", "view");
+    const kvsim_column kinds = get_column(at->result, "assignments", "kind");
+    const kvsim_column head = get_column(at->result, "assignments", "head");
+    const kvsim_column budget_of = get_column(at->result, "assignments", "budget");
+    for (int64_t row = 0; row < view.rows; row++) {
+        if (((const int32_t *)view.data)[row] != (int32_t)at->view || ((const int32_t *)kinds.data)[row] != at->kind ||
+            ((const int32_t *)head.data)[row] != at->head || ((const double *)budget_of.data)[row] != budget) {
             continue;
         }
         const size_t page = page_of_row(at, get_integer(at->result, "assignments", "page", row));
@@ -317,7 +318,8 @@ static void check_set(page_set *set, kvsim_compute_options options, const kvsim_
     kvsim_ctx_destroy(ctx);
 }
 
-static const kvsim_rope half = {.struct_size = sizeof half, .style = KVSIM_ROPE_HALF, .theta = 10000.0, .rotary_dims = 0};
+static const kvsim_rope half = {
+    .struct_size = sizeof half, .style = KVSIM_ROPE_HALF, .theta = 10000.0, .rotary_dims = 0};
 
 /* Pages x slots x heads x channels. */
 static const size_t sizes[][4] = {{0, 1, 1, 2},   {1, 1, 1, 2},   {2, 1, 1, 2},    {3, 1, 1, 2},   {8, 7, 1, 2},
