@@ -78,6 +78,9 @@ static kvsim_status run_unit(kvsim__work *at, const kvsim__combination *keys, co
         if (status == KVSIM_OK && unit.head < 0) {
             status = kvsim__put_opaque(at, &unit);
         }
+        if (status == KVSIM_OK && unit.head < 0) {
+            status = kvsim__engine_blocks_refine(at, &unit);
+        }
         for (size_t v = 0; v < sizeof view_order / sizeof view_order[0] && status == KVSIM_OK && any_arithmetic; v++) {
             if ((at->plan->views & view_order[v]) != 0) {
                 status = run_view(at, &unit, view_order[v]);
@@ -103,7 +106,7 @@ static kvsim_status run(kvsim__work *at) {
         status = kvsim__collect_groups(at);
     }
     if (status == KVSIM_OK) {
-        status = kvsim__put_summary(at);
+        status = kvsim__engine_blocks_open(at);
     }
     for (size_t c = 0; c < at->combination_count; c++) {
         const kvsim__combination *group = &at->combinations[c];
@@ -121,6 +124,9 @@ static kvsim_status run(kvsim__work *at) {
         } else if (!group->paired) {
             status = run_unit(at, NULL, group);
         }
+    }
+    if (status == KVSIM_OK) {
+        status = kvsim__put_summary(at);
     }
     if (status == KVSIM_OK) {
         status = kvsim__put_pages(at);
@@ -145,6 +151,7 @@ kvsim_status kvsim__compute(kvsim_ctx *ctx, const kvsim__plan *plan, kvsim_resul
         status = run(&at);
     }
     kvsim__release(at.base, at.states, ctx->store.page_count, 1);
+    kvsim__engine_blocks_close(&at);
     kvsim__release(at.base, at.combinations, at.combination_capacity, sizeof *at.combinations);
     if (status != KVSIM_OK) {
         kvsim_result_destroy(at.result);

@@ -27,7 +27,9 @@ typedef struct kvsim__work {
     const kvsim__plan *plan;
     kvsim_result *result;
     kvsim__progress progress;
-    uint8_t *states; /**< [pages] KVSIM__STATE_* */
+    uint8_t *states;         /**< [pages] KVSIM__STATE_* */
+    uint32_t *engine_class;  /**< [identities] first identity with equal bytes in all layers so far */
+    uint32_t *engine_layers; /**< [identities] layers whose pages of the identity all take part */
     kvsim__combination *combinations;
     size_t combination_count, combination_capacity;
 } kvsim__work;
@@ -94,6 +96,18 @@ kvsim_status kvsim__put_ledger(kvsim__work *at, const kvsim__unit *unit, const k
 
 /** Append the rows of opaque pages, which are in the raw view only. */
 kvsim_status kvsim__put_opaque(kvsim__work *at, const kvsim__unit *unit);
+
+/** Make room for the classes of an engine's blocks: all of one class, since no layer has been looked at. */
+kvsim_status kvsim__engine_blocks_open(kvsim__work *at);
+
+/** Give the room back. */
+void kvsim__engine_blocks_close(kvsim__work *at);
+
+/** Split the classes by the contents of one more unit, all heads together. */
+kvsim_status kvsim__engine_blocks_refine(kvsim__work *at, const kvsim__unit *unit);
+
+/** Count the engine's blocks and their exact duplicates. */
+void kvsim__engine_blocks_count(const kvsim__work *at, kvsim__summary_row *row);
 
 /** Append the summary. */
 kvsim_status kvsim__put_summary(kvsim__work *at);

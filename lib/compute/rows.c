@@ -328,6 +328,7 @@ kvsim_status kvsim__put_summary(kvsim__work *at) {
             row->non_finite_blocks += (states[i] & 1u << KVSIM__STATE_NON_FINITE) != 0;
             row->opaque_blocks += (states[i] & 1u << KVSIM__STATE_OPAQUE) != 0;
         }
+        kvsim__engine_blocks_count(at, row);
         for (size_t c = 0; c < at->combination_count; c++) {
             const uint64_t compared = at->combinations[c].compared;
             row->pairs += compared > 1 ? compared * (compared - 1) / 2 : 0;

@@ -98,6 +98,8 @@ static void write_counts(kvsim__json *json, const kvsim__summary_row *summary) {
     kvsim__json_unsigned(json, "partial", summary->partial);
     kvsim__json_unsigned(json, "non_finite_blocks", summary->non_finite_blocks);
     kvsim__json_unsigned(json, "opaque_blocks", summary->opaque_blocks);
+    kvsim__json_unsigned(json, "engine_blocks", summary->engine_blocks);
+    kvsim__json_unsigned(json, "engine_exact_duplicates", summary->engine_exact_duplicates);
     kvsim__json_unsigned(json, "pages", summary->pages);
     kvsim__json_unsigned(json, "pairs", summary->pairs);
     kvsim__json_unsigned(json, "physical_bytes", summary->physical_bytes);

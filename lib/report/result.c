@@ -20,10 +20,16 @@ typedef struct column_spec {
     { name, unit, KVSIM_DTYPE_UINT, 64, KVSIM_HISTOGRAM_BINS, offsetof(kvsim__group_row, histograms[index]) }
 
 static const column_spec summary_columns[] = {
-    UINT(kvsim__summary_row, references, "blocks"),    UINT(kvsim__summary_row, full, "blocks"),
-    UINT(kvsim__summary_row, partial, "blocks"),       UINT(kvsim__summary_row, non_finite_blocks, "blocks"),
-    UINT(kvsim__summary_row, opaque_blocks, "blocks"), UINT(kvsim__summary_row, pages, "pages"),
-    UINT(kvsim__summary_row, pairs, "pairs"),          UINT(kvsim__summary_row, physical_bytes, "bytes"),
+    UINT(kvsim__summary_row, references, "blocks"),
+    UINT(kvsim__summary_row, full, "blocks"),
+    UINT(kvsim__summary_row, partial, "blocks"),
+    UINT(kvsim__summary_row, non_finite_blocks, "blocks"),
+    UINT(kvsim__summary_row, opaque_blocks, "blocks"),
+    UINT(kvsim__summary_row, engine_blocks, "blocks"),
+    UINT(kvsim__summary_row, engine_exact_duplicates, "blocks"),
+    UINT(kvsim__summary_row, pages, "pages"),
+    UINT(kvsim__summary_row, pairs, "pairs"),
+    UINT(kvsim__summary_row, physical_bytes, "bytes"),
     UINT(kvsim__summary_row, logical_bytes, "bytes"),
 };
 

@@ -25,7 +25,7 @@ enum {
 
 /** One row: what the context held. Counts of blocks are counts of identities, over all layers and kinds. */
 typedef struct kvsim__summary_row {
-    uint64_t references, full, partial, non_finite_blocks, opaque_blocks;
+    uint64_t references, full, partial, non_finite_blocks, opaque_blocks, engine_blocks, engine_exact_duplicates;
     uint64_t pages, pairs;
     uint64_t physical_bytes, logical_bytes;
 } kvsim__summary_row;
