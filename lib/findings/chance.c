@@ -34,9 +34,9 @@ typedef struct chance {
     size_t ranks;
     size_t drawn, total;    /* rows of a repetition, of all of one column shuffling at most */
     uint32_t *row_ranks;    /* [total] */
-    uint64_t *row_keys;     /* [total] */
+    uint64_t *row_draws;    /* [total] keys of the repetitions */
     uint32_t *column_ranks; /* [capacity] */
-    uint64_t *column_keys;  /* [capacity] */
+    uint64_t *shuffling;    /* [capacity] the key of the shuffling at hand, over and over */
     row_figures *rows;      /* [total] */
     size_t capacity;
     kvsim__panel row_panel, column_panel;
@@ -131,12 +131,16 @@ static void compare_strip(void *opaque, uint32_t strip) {
     }
 }
 
-/* Compare the rows of one column shuffling with all earlier pages. */
-static void compare_all(chance *of, size_t row_count, uint64_t column_key) {
+/* Compare the rows of one shuffling with all earlier pages. */
+static void compare_all(chance *of, size_t row_count, uint64_t key) {
     const kvsim__pairing *pairing = &of->pairing;
+    for (size_t i = 0; i < of->capacity; i++) {
+        of->shuffling[i] = key;
+    }
     for (size_t first = 0; first < row_count && !atomic_load(&pairing->progress->stop); first += of->capacity) {
         const size_t rows = row_count - first < of->capacity ? row_count - first : of->capacity;
-        const kvsim__contents_map row_map = {of->slots, of->ranks, of->row_ranks + first, of->row_keys + first};
+        const kvsim__contents_map row_map = {of->slots, of->ranks, of->row_ranks + first, of->shuffling,
+                                             of->row_draws + first};
         kvsim__panel_fill_shuffled(pairing, &of->row_panel, &row_map, rows);
         size_t latest = 0;
         for (size_t i = first; i < first + rows; i++) {
@@ -146,9 +150,8 @@ static void compare_all(chance *of, size_t row_count, uint64_t column_key) {
             const size_t columns = of->ranks - column < of->capacity ? of->ranks - column : of->capacity;
             for (size_t j = 0; j < columns; j++) {
                 of->column_ranks[j] = (uint32_t)(column + j);
-                of->column_keys[j] = column_key;
             }
-            const kvsim__contents_map column_map = {of->slots, of->ranks, of->column_ranks, of->column_keys};
+            const kvsim__contents_map column_map = {of->slots, of->ranks, of->column_ranks, of->shuffling, NULL};
             kvsim__panel_fill_shuffled(pairing, &of->column_panel, &column_map, columns);
             compare_job job = {of, first, column};
             kvsim__parallel_for(pairing->base, (uint32_t)((rows + KVSIM__STRIP - 1) / KVSIM__STRIP), compare_strip,
@@ -201,7 +204,7 @@ static kvsim_status run(chance *of, kvsim__chance_sample *samples) {
                 /* One page from each of `drawn` equal stretches of the arrival order. */
                 const size_t begin = of->ranks * i / of->drawn, end = of->ranks * (i + 1) / of->drawn;
                 of->row_ranks[rows] = (uint32_t)(begin + kvsim__random_below(&draw, end - begin));
-                of->row_keys[rows] = key;
+                of->row_draws[rows] = key;
             }
         }
         memset(of->rows, 0, rows * sizeof *of->rows);
@@ -257,12 +260,12 @@ kvsim_status kvsim__chance_run(const kvsim__pairing *pairing, kvsim__chance_samp
     if (*enough) {
         choose_sizes(&of);
         of.row_ranks = kvsim__allocate(base, of.total, sizeof *of.row_ranks);
-        of.row_keys = kvsim__allocate(base, of.total, sizeof *of.row_keys);
+        of.row_draws = kvsim__allocate(base, of.total, sizeof *of.row_draws);
         of.rows = kvsim__allocate(base, of.total, sizeof *of.rows);
         of.column_ranks = kvsim__allocate(base, of.capacity, sizeof *of.column_ranks);
-        of.column_keys = kvsim__allocate(base, of.capacity, sizeof *of.column_keys);
-        status = of.row_ranks != NULL && of.row_keys != NULL && of.rows != NULL && of.column_ranks != NULL &&
-                         of.column_keys != NULL
+        of.shuffling = kvsim__allocate(base, of.capacity, sizeof *of.shuffling);
+        status = of.row_ranks != NULL && of.row_draws != NULL && of.rows != NULL && of.column_ranks != NULL &&
+                         of.shuffling != NULL
                      ? kvsim__panel_open(&of.pairing, of.capacity, &of.row_panel)
                      : kvsim__fail_memory(base, of.total * sizeof *of.rows, "a chance level");
         if (status == KVSIM_OK) {
@@ -274,10 +277,10 @@ kvsim_status kvsim__chance_run(const kvsim__pairing *pairing, kvsim__chance_samp
         kvsim__panel_close(&of.pairing, &of.row_panel);
         kvsim__panel_close(&of.pairing, &of.column_panel);
         kvsim__release(base, of.row_ranks, of.total, sizeof *of.row_ranks);
-        kvsim__release(base, of.row_keys, of.total, sizeof *of.row_keys);
+        kvsim__release(base, of.row_draws, of.total, sizeof *of.row_draws);
         kvsim__release(base, of.rows, of.total, sizeof *of.rows);
         kvsim__release(base, of.column_ranks, of.capacity, sizeof *of.column_ranks);
-        kvsim__release(base, of.column_keys, of.capacity, sizeof *of.column_keys);
+        kvsim__release(base, of.shuffling, of.capacity, sizeof *of.shuffling);
     }
     kvsim__release(base, of.slots, pairing->slots, sizeof *of.slots);
     return status;

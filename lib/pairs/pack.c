@@ -151,10 +151,13 @@ static void pack_page(const page_job *job, size_t i, kvsim__scratch *scratch) {
     double squares = 0.0;
     size_t start = 0;
     uint32_t source = page;
+    kvsim__random draws = {map != NULL && map->redraws != NULL ? kvsim__random_seed(map->redraws[i], map->chosen[i])
+                                                               : 0};
     kvsim__view_begin(group, source, scratch);
     for (int32_t t = 0; t < group->tokens; t++) {
         if (map != NULL) {
-            const uint64_t rank = kvsim__permute(map->chosen[i], map->ranks, map->keys[i] + (uint64_t)t);
+            const uint64_t later = map->redraws != NULL ? kvsim__random_below(&draws, map->ranks - map->chosen[i]) : 0;
+            const uint64_t rank = kvsim__permute(map->chosen[i] + later, map->ranks, map->keys[i] + (uint64_t)t);
             source = group->pages[map->slots[rank]];
             kvsim__view_begin_moved(group, source, group->store->pages[page].position, scratch);
         }

@@ -27,6 +27,12 @@ typedef struct kvsim__contents_map {
     size_t ranks;
     const uint32_t *chosen; /**< [count] the ranks to pack */
     const uint64_t *keys;   /**< [count] key of each one's shuffling */
+    /**
+     * [count] or NULL. Not NULL: a page's contents are drawn again with this key, slot by slot, from what the shuffling
+     * gives to the page itself and to later ones. It then meets the earlier pages as in any shuffling, none of whose
+     * tokens it holds, and differs from draw to draw.
+     */
+    const uint64_t *redraws;
 } kvsim__contents_map;
 
 /** Packed slots: consecutive ones, or those of a contents map. */

@@ -174,6 +174,14 @@ static void gather_pair(working *at, size_t i, size_t j, double packed_dot) {
     gather_codes(at, i, j);
 }
 
+/* A pair that the filter drops: a page outside its sequence could still stand for both, so the lower bound sees it. */
+static void gather_filtered(working *at, size_t i, size_t j, double packed_dot) {
+    const double x = at->job->rows->kinds[at->kind].norm[i], y = at->job->columns->kinds[at->kind].norm[j];
+    const double packing = x + y > 0.0 ? measure_pair(at, i, j, packed_dot).distance / (x + y) : 0.0;
+    at->errors[KVSIM__ERROR_PACKING][(i - at->row) * TILE + (j - at->column)] = packing;
+    at->smallest_error = packing < at->smallest_error ? packing : at->smallest_error;
+}
+
 static void compute_kind(working *at) {
     const kvsim__tile_job *job = at->job;
     const kvsim__tile_place *place = &at->out.place;
@@ -193,6 +201,8 @@ static void compute_kind(working *at) {
                         at->looked_at++;
                         if (passes_filter(at, later, earlier)) {
                             gather_pair(at, a, b, gram[(a - i) * KVSIM__STRIP + (b - j)]);
+                        } else if (at->bounds) {
+                            gather_filtered(at, a, b, gram[(a - i) * KVSIM__STRIP + (b - j)]);
                         }
                     }
                 }
