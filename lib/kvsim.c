@@ -58,6 +58,10 @@ kvsim__base *kvsim__ctx_base(kvsim_ctx *ctx) {
     return &ctx->base;
 }
 
+const kvsim_rope *kvsim__ctx_rope(const kvsim_ctx *ctx) {
+    return &ctx->rope;
+}
+
 static kvsim_status check_options(kvsim__base *base, const kvsim_options *options) {
     if (options->backend < KVSIM_BACKEND_AUTO || options->backend > KVSIM_BACKEND_CUDA) {
         return kvsim__fail(base, KVSIM_E_INVALID, "backend %d is none of KVSIM_BACKEND_*", options->backend);

@@ -156,6 +156,39 @@ typedef struct kvsim_snapshot_pages {
 KVSIM_API kvsim_status kvsim_snapshot_add_pages(kvsim_ctx *ctx, const kvsim_snapshot *snapshot,
                                                 const kvsim_snapshot_pages *options);
 
+/**
+ * Read how a model rotates its keys from the `config.json` of its Hugging Face folder, for `kvsim_set_rope`.
+ *
+ * Read are `rope_theta`, `rope_scaling` and `rope_parameters` (types default, linear, ntk, yarn and llama3), the head
+ * size, and the share of it that is rotated. The style, and what the file leaves out, follow from `model_type`; of an
+ * unknown one KVSIM_ROPE_HALF is assumed, with a warning in the log. A model without RoPE, and the latents of multi-head
+ * latent attention (`kv_lora_rank`), give style KVSIM_ROPE_NONE and a line in the log that says so.
+ *
+ * @param ctx receives the error text and the log lines
+ * @param path of the file, or of the folder that holds it; NUL-terminated
+ * @param out its `struct_size` is set by the caller (KVSIM_ROPE_INIT); unchanged on failure
+ * @return KVSIM_OK, KVSIM_E_INVALID, KVSIM_E_IO, KVSIM_E_NOMEM, KVSIM_E_FORMAT (malformed), KVSIM_E_UNSUPPORTED (a
+ *         rotation that `kvsim_rope` cannot say: dynamic, longrope, or layers that differ)
+ */
+KVSIM_API kvsim_status kvsim_rope_read_config(kvsim_ctx *ctx, const char *path, kvsim_rope *out);
+
+/**
+ * Check the rotation that the context knows (`kvsim_set_rope`, `kvsim_snapshot_add_pages`) against a dump. Before RoPE
+ * a key of layer 0 depends on its token alone, so keys of equal tokens at different positions must agree once they are
+ * de-rotated. The difference that is left is what rounding makes of it, about 0.004 for bf16; with a wrong theta or
+ * style it is mostly above 0.3. It does not hold for models that add positions in another way beside RoPE.
+ *
+ * @param ctx its rotation is checked; receives the error text
+ * @param snapshot a dump (KVSIM_SCHEMA_DUMP)
+ * @param residual root of the mean square of the relative differences, each over the keys of all heads; 0 if there
+ *        are no pairs
+ * @param pairs number of pairs that were compared, at most 4,096, spread evenly over all; 0 if no token comes twice
+ * @return KVSIM_OK, KVSIM_E_INVALID (a rotation that does not fit the keys), KVSIM_E_FORMAT, KVSIM_E_NOMEM,
+ *         KVSIM_E_UNSUPPORTED (no dump, or no rotation to check)
+ */
+KVSIM_API kvsim_status kvsim_snapshot_check_rope(kvsim_ctx *ctx, const kvsim_snapshot *snapshot, double *residual,
+                                                 int64_t *pairs);
+
 /** A dump to write in the schema kvsim.dump.v1. */
 typedef struct kvsim_dump {
     uint32_t struct_size;         /**< sizeof(kvsim_dump) */

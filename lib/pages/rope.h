@@ -4,6 +4,9 @@
 
 #include "../base/base.h"
 
+/** How the keys of a context were rotated. @return [borrowed] */
+const kvsim_rope *kvsim__ctx_rope(const kvsim_ctx *ctx);
+
 /** Put the defaults in place and check. @return KVSIM_OK, KVSIM_E_INVALID (error text set) */
 kvsim_status kvsim__rope_check(kvsim__base *base, kvsim_rope *rope);
 

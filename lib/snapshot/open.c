@@ -156,8 +156,7 @@ static int open_for_reading(const char *path) {
     return descriptor;
 }
 
-/* Map a file; a folder is no failure here: `folder` is set and nothing is mapped. */
-static kvsim_status map_path(kvsim__base *base, const char *path, const unsigned char **bytes, size_t *size,
+kvsim_status kvsim__map_path(kvsim__base *base, const char *path, const unsigned char **bytes, size_t *size,
                              bool *folder) {
     char shown[KVSIM__SHORT_SIZE];
     (void)kvsim__shorten(path, true, shown);
@@ -179,7 +178,7 @@ static kvsim_status map_path(kvsim__base *base, const char *path, const unsigned
     return status;
 }
 
-static void unmap(const unsigned char *bytes, size_t size) {
+void kvsim__unmap(const unsigned char *bytes, size_t size) {
     /* munmap takes the address without const. */
     (void)munmap((void *)(uintptr_t)bytes, size);
 }
@@ -207,8 +206,7 @@ static kvsim_status read_file(kvsim_snapshot *snapshot) {
     return kvsim__read_safetensors(snapshot, file);
 }
 
-/* `folder`, a slash and `name`; [owned], of *size bytes. */
-static char *join(kvsim__base *base, const char *folder, size_t folder_length, const char *name, size_t *size) {
+char *kvsim__join(kvsim__base *base, const char *folder, size_t folder_length, const char *name, size_t *size) {
     *size = folder_length + strlen(name) + 2;
     char *path = kvsim__allocate(base, *size, 1);
     if (path == NULL) {
@@ -235,7 +233,7 @@ static kvsim_status open_shard(kvsim_snapshot *snapshot, const char *index_path,
     }
     const char *slash = strrchr(index_path, '/');
     size_t path_size = 0;
-    char *path = join(base, index_path, slash == NULL ? 0 : (size_t)(slash - index_path) + 1, shard, &path_size);
+    char *path = kvsim__join(base, index_path, slash == NULL ? 0 : (size_t)(slash - index_path) + 1, shard, &path_size);
     if (path == NULL) {
         return KVSIM_E_NOMEM;
     }
@@ -244,7 +242,7 @@ static kvsim_status open_shard(kvsim_snapshot *snapshot, const char *index_path,
     if (status == KVSIM_OK) {
         bool folder = false;
         source->shard = shard;
-        status = map_path(base, path, &source->bytes, &source->size, &folder);
+        status = kvsim__map_path(base, path, &source->bytes, &source->size, &folder);
         if (status == KVSIM_OK && folder) {
             status = kvsim__fail(base, KVSIM_E_FORMAT, "%s: a folder, where the index names a file", source->shown);
         }
@@ -363,13 +361,13 @@ static bool ends_with(const char *text, const char *ending) {
 static kvsim_status open_file(kvsim_snapshot *snapshot, const char *path, const unsigned char *bytes, size_t size) {
     if (ends_with(path, INDEX_ENDING)) {
         const kvsim_status status = read_index(snapshot, path, bytes, size);
-        unmap(bytes, size);
+        kvsim__unmap(bytes, size);
         return status;
     }
     kvsim__source *source = NULL;
     kvsim_status status = add_file(snapshot, path, &source);
     if (status != KVSIM_OK) {
-        unmap(bytes, size);
+        kvsim__unmap(bytes, size);
         return status;
     }
     source->bytes = bytes;
@@ -401,7 +399,7 @@ static kvsim_status find_only_file(kvsim__base *base, const char *folder, const 
         }
         (*count)++;
         if (*path == NULL) {
-            *path = join(base, folder, strlen(folder), item->d_name, path_size);
+            *path = kvsim__join(base, folder, strlen(folder), item->d_name, path_size);
             if (*path == NULL) {
                 status = KVSIM_E_NOMEM;
                 break;
@@ -418,7 +416,7 @@ static kvsim_status choose_file(kvsim__base *base, const char *folder, char **pa
     char shown[KVSIM__SHORT_SIZE];
     (void)kvsim__shorten(folder, true, shown);
     for (size_t i = 0; i < sizeof preferred / sizeof preferred[0]; i++) {
-        *path = join(base, folder, strlen(folder), preferred[i], path_size);
+        *path = kvsim__join(base, folder, strlen(folder), preferred[i], path_size);
         if (*path == NULL) {
             return KVSIM_E_NOMEM;
         }
@@ -453,7 +451,7 @@ static kvsim_status open_folder(kvsim_snapshot *snapshot, const char *folder) {
         const unsigned char *bytes = NULL;
         size_t size = 0;
         bool is_folder = false;
-        status = map_path(base, path, &bytes, &size, &is_folder);
+        status = kvsim__map_path(base, path, &bytes, &size, &is_folder);
         if (status == KVSIM_OK && is_folder) {
             char shown[KVSIM__SHORT_SIZE];
             status = kvsim__fail(base, KVSIM_E_IO, "%s: a folder, where a file should be",
@@ -523,7 +521,7 @@ kvsim_status kvsim_snapshot_open(kvsim_ctx *ctx, const char *path, kvsim_snapsho
     const unsigned char *bytes = NULL;
     size_t size = 0;
     bool folder = false;
-    status = map_path(base, path, &bytes, &size, &folder);
+    status = kvsim__map_path(base, path, &bytes, &size, &folder);
     if (status == KVSIM_OK) {
         status = folder ? open_folder(snapshot, path) : open_file(snapshot, path, bytes, size);
     }
@@ -538,7 +536,7 @@ void kvsim_snapshot_close(kvsim_snapshot *snapshot) {
     for (size_t i = 0; i < snapshot->file_count; i++) {
         kvsim__source *source = &snapshot->files[i];
         if (source->mapped) {
-            unmap(source->bytes, source->size);
+            kvsim__unmap(source->bytes, source->size);
         }
         kvsim__release(base, source->names, source->names_size, 1);
         kvsim__release(base, source->shapes, source->shapes_count, sizeof *source->shapes);

@@ -109,6 +109,8 @@ static kvsim_status read_rope(const origin *from, kvsim__facts *facts) {
     int32_t known_style = KVSIM_ROPE_NONE;
     double known_theta = 0.0;
     int64_t known_dims = 0;
+    const char *scaling = kvsim_snapshot_metadata(from->snapshot, "rope_scaling");
+    kvsim_rope scaled = KVSIM_ROPE_INIT;
     facts->rope = (kvsim_rope)KVSIM_ROPE_INIT;
     facts->rope_applied = applied != NULL && strcmp(applied, "true") == 0;
     if (applied != NULL && !facts->rope_applied && strcmp(applied, "false") != 0) {
@@ -127,6 +129,13 @@ static kvsim_status read_rope(const origin *from, kvsim__facts *facts) {
     if (dims != NULL && (!parse_count(dims, 2, facts->head_dim, &known_dims) || known_dims % 2 != 0)) {
         return refuse_metadata(from, "rope_dims", dims, "an even number of 2..head_dim");
     }
+    if (scaling != NULL) {
+        const kvsim_status status =
+            kvsim__parse_scaling(from->base, from->shown, "metadata 'rope_scaling'", scaling, &scaled);
+        if (status != KVSIM_OK) {
+            return status;
+        }
+    }
     if (!facts->rope_applied) {
         return KVSIM_OK;
     }
@@ -144,6 +153,7 @@ static kvsim_status read_rope(const origin *from, kvsim__facts *facts) {
                            "%s: metadata: RoPE over heads of %" PRId32 " channels, an odd number, needs 'rope_dims'",
                            from->shown, facts->head_dim);
     }
+    facts->rope = scaled;
     facts->rope.style = known_style;
     facts->rope.theta = known_theta;
     facts->rope.rotary_dims = (int32_t)known_dims;

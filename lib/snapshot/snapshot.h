@@ -140,6 +140,32 @@ typedef struct kvsim__json_limits {
 json_t *kvsim__parse_json(kvsim__base *base, const char *shown, const char *what, const unsigned char *text,
                           size_t size, const kvsim__json_limits *limits, kvsim_status *status);
 
+/** Map a file; a folder is no failure: `folder` is set and nothing is mapped. */
+kvsim_status kvsim__map_path(kvsim__base *base, const char *path, const unsigned char **bytes, size_t *size,
+                             bool *folder);
+
+/** Undo kvsim__map_path. */
+void kvsim__unmap(const unsigned char *bytes, size_t size);
+
+/** `folder`, a slash and `name`. @return [owned] of *size bytes; NULL when out of memory, error text set */
+char *kvsim__join(kvsim__base *base, const char *folder, size_t folder_length, const char *name, size_t *size);
+
+/**
+ * Read a description of RoPE scaling as Hugging Face writes it: an object with `rope_type` (or `type`) and the numbers
+ * of that type. `rope` holds what is known already; its scaling, factor and the like are set.
+ * @param max_position the model's context where the object has no `original_max_position_embeddings`; 0 = not known
+ * @return KVSIM_OK, KVSIM_E_FORMAT (malformed), KVSIM_E_UNSUPPORTED (a scaling that kvsim does not undo)
+ */
+kvsim_status kvsim__read_scaling(kvsim__base *base, const char *shown, const char *what, const json_t *object,
+                                 double max_position, kvsim_rope *rope);
+
+/** The same of JSON text, without a context to fall back on. */
+kvsim_status kvsim__parse_scaling(kvsim__base *base, const char *shown, const char *what, const char *text,
+                                  kvsim_rope *rope);
+
+/** Scaling as an object that kvsim__read_scaling reads; NULL when out of memory. @return [owned] */
+json_t *kvsim__make_scaling(const kvsim_rope *rope);
+
 /** Read the facts and check every tensor against them. */
 kvsim_status kvsim__read_facts(kvsim__base *base, const kvsim_snapshot *snapshot, kvsim__facts *facts);
 

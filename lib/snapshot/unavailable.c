@@ -25,6 +25,20 @@ kvsim_status kvsim_dump_write(kvsim_ctx *ctx, const char *path, const kvsim_dump
     return refuse(ctx);
 }
 
+kvsim_status kvsim_rope_read_config(kvsim_ctx *ctx, const char *path, kvsim_rope *out) {
+    (void)path;
+    (void)out;
+    return refuse(ctx);
+}
+
+kvsim_status kvsim_snapshot_check_rope(kvsim_ctx *ctx, const kvsim_snapshot *snapshot, double *residual,
+                                       int64_t *pairs) {
+    (void)snapshot;
+    (void)residual;
+    (void)pairs;
+    return refuse(ctx);
+}
+
 kvsim_status kvsim_snapshot_get_info(kvsim_ctx *ctx, const kvsim_snapshot *snapshot, kvsim_snapshot_info *info) {
     (void)snapshot;
     (void)info;

@@ -6,6 +6,8 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "pages/rope.h"
+
 enum {
     LENGTH_SIZE = 8,
     /* Data begins at a multiple of this, and so does every tensor in it of a wider type than the others. */
@@ -87,7 +89,13 @@ static kvsim_status check_rope(kvsim__base *base, const kvsim_dump *dump) {
                            " channels, not an even number of 2..%" PRId32,
                            dims, dump->head_dim);
     }
-    return KVSIM_OK;
+    kvsim_rope checked = *rope;
+    if (kvsim__rope_check(base, &checked) == KVSIM_OK) {
+        return KVSIM_OK;
+    }
+    char reason[KVSIM__ERROR_SIZE];
+    memcpy(reason, base->error, sizeof reason);
+    return kvsim__fail(base, KVSIM_E_INVALID, "kvsim_dump: %s", reason);
 }
 
 static kvsim_status check_sequences(writer *out) {
@@ -193,6 +201,20 @@ static bool put_real(json_t *object, const char *key, double value) {
     return done && put_text(object, key, text);
 }
 
+/* Keep the text of a JSON value as a string. Takes the value over; NULL is a failure. */
+static bool put_json(json_t *object, const char *key, json_t *value, size_t flags) {
+    /* jansson's own memory, given back to where it came from. */
+    char *text = value != NULL ? json_dumps(value, flags) : NULL;
+    const bool done = text != NULL && put_text(object, key, text);
+    if (text != NULL) {
+        json_free_t release = NULL;
+        json_get_alloc_funcs(NULL, &release);
+        release(text);
+    }
+    json_decref(value);
+    return done;
+}
+
 static bool put_prompts(json_t *object, const kvsim_dump *dump) {
     if (dump->prompts == NULL) {
         return true;
@@ -202,16 +224,11 @@ static bool put_prompts(json_t *object, const kvsim_dump *dump) {
     for (int64_t s = 0; done && s < dump->sequences; s++) {
         done = json_array_append_new(list, json_string(dump->prompts[s] != NULL ? dump->prompts[s] : "")) == 0;
     }
-    /* jansson's own memory, given back to where it came from. */
-    char *text = done ? json_dumps(list, 0) : NULL;
-    done = text != NULL && put_text(object, "prompts", text);
-    if (text != NULL) {
-        json_free_t release = NULL;
-        json_get_alloc_funcs(NULL, &release);
-        release(text);
+    if (!done) {
+        json_decref(list);
+        return false;
     }
-    json_decref(list);
-    return done;
+    return put_json(object, "prompts", list, 0);
 }
 
 static bool put_metadata(json_t *root, const kvsim_dump *dump) {
@@ -231,6 +248,10 @@ static bool put_metadata(json_t *root, const kvsim_dump *dump) {
     done = done && put_text(metadata, "rope_applied", rotated ? "true" : "false");
     if (rotated && rope->rotary_dims != 0 && rope->rotary_dims != dump->head_dim) {
         done = done && put_integer(metadata, "rope_dims", rope->rotary_dims);
+    }
+    if (rotated && rope->scaling != KVSIM_ROPE_SCALING_NONE) {
+        done = done && put_json(metadata, "rope_scaling", kvsim__make_scaling(rope),
+                                JSON_COMPACT | JSON_REAL_PRECISION(17));
     }
     done = done && put_integer(metadata, "page_tokens", dump->page_tokens);
     done = done && put_integer(metadata, "sequences", dump->sequences);
