@@ -161,8 +161,8 @@ KVSIM_API kvsim_status kvsim_snapshot_add_pages(kvsim_ctx *ctx, const kvsim_snap
  *
  * Read are `rope_theta`, `rope_scaling` and `rope_parameters` (types default, linear, ntk, yarn and llama3), the head
  * size, and the share of it that is rotated. The style, and what the file leaves out, follow from `model_type`; of an
- * unknown one KVSIM_ROPE_HALF is assumed, with a warning in the log. A model without RoPE, and the latents of multi-head
- * latent attention (`kv_lora_rank`), give style KVSIM_ROPE_NONE and a line in the log that says so.
+ * unknown one KVSIM_ROPE_HALF is assumed, with a warning in the log. A model without RoPE, and the latents of
+ * multi-head latent attention (`kv_lora_rank`), give style KVSIM_ROPE_NONE and a line in the log that says so.
  *
  * @param ctx receives the error text and the log lines
  * @param path of the file, or of the folder that holds it; NUL-terminated

@@ -250,8 +250,8 @@ static bool put_metadata(json_t *root, const kvsim_dump *dump) {
         done = done && put_integer(metadata, "rope_dims", rope->rotary_dims);
     }
     if (rotated && rope->scaling != KVSIM_ROPE_SCALING_NONE) {
-        done = done && put_json(metadata, "rope_scaling", kvsim__make_scaling(rope),
-                                JSON_COMPACT | JSON_REAL_PRECISION(17));
+        done = done &&
+               put_json(metadata, "rope_scaling", kvsim__make_scaling(rope), JSON_COMPACT | JSON_REAL_PRECISION(17));
     }
     done = done && put_integer(metadata, "page_tokens", dump->page_tokens);
     done = done && put_integer(metadata, "sequences", dump->sequences);
