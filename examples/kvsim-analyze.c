@@ -4,6 +4,7 @@
  */
 #include "analyze/document.h"
 #include "analyze/figures.h"
+#include "analyze/ledger.h"
 #include "analyze/options.h"
 #include "analyze/plots.h"
 #include "analyze/source.h"
@@ -38,6 +39,8 @@ typedef struct analysis {
     json_t *report; /**< of the library */
     report_figures figures;
     saving_figures saving;
+    ledger_totals ledger;
+    lossless_totals lossless;
     double compute_seconds;
     bool pictures;                /**< they were drawn */
     char remark[ERROR_TEXT_SIZE]; /**< why not; empty if there is nothing to say */
@@ -70,7 +73,8 @@ static int show_pairs(void *user, uint64_t done, uint64_t total) {
 static uint32_t choose_views(const analysis *run) {
     if (run->options.views != 0)
         return run->options.views | KVSIM_VIEW_RAW;
-    return KVSIM_VIEW_RAW | (run->source.rope_known ? KVSIM_VIEW_DEROTATED_CENTERED : KVSIM_VIEW_CENTERED);
+    uint32_t derotated = KVSIM_VIEW_DEROTATED | KVSIM_VIEW_DEROTATED_CENTERED;
+    return KVSIM_VIEW_RAW | KVSIM_VIEW_CENTERED | (run->source.rope_known ? derotated : 0);
 }
 
 static int compute(analysis *run, error_text *error) {
@@ -78,7 +82,13 @@ static int compute(analysis *run, error_text *error) {
     kvsim_compute_options settings = KVSIM_COMPUTE_OPTIONS_INIT;
     settings.metrics = options->metrics;
     settings.views = choose_views(run);
-    settings.flags = KVSIM_COMPUTE_ASSIGNMENTS | (options->per_head ? KVSIM_COMPUTE_PER_HEAD : 0);
+    settings.flags = KVSIM_COMPUTE_ASSIGNMENTS | KVSIM_COMPUTE_STRATA | KVSIM_COMPUTE_BOUNDS | KVSIM_COMPUTE_LEDGER |
+                     (options->per_head ? KVSIM_COMPUTE_PER_HEAD : 0) | (options->no_chance ? 0 : KVSIM_COMPUTE_CHANCE);
+    settings.families = run->source.families.numbers;
+    settings.family_count = run->source.families.count;
+    settings.null_repetitions = options->null_repetitions;
+    settings.ulps = options->ulps;
+    settings.seed = options->seed;
     settings.pairs = options->pairs;
     settings.top_k = options->top != 0 ? options->top : KVSIM_TOP_NONE;
     settings.threshold_count = (uint32_t)options->threshold_count;
@@ -130,8 +140,8 @@ static int load_report(analysis *run, error_text *error) {
 }
 
 static int write_document(analysis *run, error_text *error) {
-    document_parts parts = {&run->options, &run->source, &run->figures,
-                            &run->saving,  run->result,  run->compute_seconds};
+    document_parts parts = {&run->options, &run->source,   &run->figures, &run->saving,
+                            &run->ledger,  &run->lossless, run->result,   run->compute_seconds};
     json_t *document = document_build(&parts, error);
     if (document == NULL)
         return -1;
@@ -187,8 +197,10 @@ static int run_analysis(analysis *run, error_text *error) {
         return -1;
     run->source.load_seconds = seconds_now() - begin;
     if (compute(run, error) != 0 || load_report(run, error) != 0 ||
-        figures_collect(&run->figures, run->report, options->thresholds[0], options->budgets[0], error) != 0)
+        figures_collect(&run->figures, run->report, options->thresholds[0], options->budget, error) != 0 ||
+        ledger_collect(&run->ledger, run->report, options->budget, error) != 0)
         return -1;
+    run->lossless = lossless_collect(run->report);
     run->saving = figures_saving(&run->figures);
     if (write_document(run, error) != 0 || draw_pictures(run, error) != 0 || interrupted())
         return -1;
@@ -223,8 +235,8 @@ int main(int argc, char **argv) {
     } else {
         if (run.remark[0] != 0 && !run.options.quiet)
             print_error(PROGRAM, "%s", run.remark);
-        if (!run.options.quiet &&
-            print_summary(stdout, &run.options, &run.source, &run.figures, &run.saving, run.pictures) != 0) {
+        if (!run.options.quiet && print_summary(stdout, &run.options, &run.source, &run.figures, &run.saving,
+                                                &run.ledger, &run.lossless, run.pictures) != 0) {
             print_error(PROGRAM, "cannot print the summary; the report is complete");
             status = EXIT_FAILED;
         }

@@ -1,7 +1,9 @@
 #include "document.h"
 
 #include "common/json_text.h"
+#include "document_members.h"
 #include "opportunities.h"
+#include "words.h"
 
 #include <math.h>
 #include <stdio.h>
@@ -9,24 +11,6 @@
 #include <sys/utsname.h>
 #include <time.h>
 #include <unistd.h>
-
-static const char *const kind_names[FIGURE_KINDS] = {"key", "value"};
-
-static void set_count(json_t *object, const char *name, uint64_t value) {
-    json_object_set_new(object, name, json_integer((json_int_t)value));
-}
-
-static void set_bytes(json_t *object, const char *name, double bytes) {
-    json_object_set_new(object, name, json_integer((json_int_t)bytes));
-}
-
-static void set_number(json_t *object, const char *name, double value) {
-    json_object_set_new(object, name, json_number(value));
-}
-
-static void set_share(json_t *object, const char *name, uint64_t part, uint64_t whole) {
-    set_number(object, name, whole > 0 ? (double)part / (double)whole : (double)NAN);
-}
 
 /** The cosines of keys and values together. */
 static cosine_figures pool_kinds(const layer_figures *layer, size_t view) {
@@ -122,6 +106,7 @@ static json_t *describe_summary(const document_parts *parts, uint64_t opportunit
     const saving_figures *saving = parts->saving;
     cosine_figures all = pool_kinds(&figures->total, 0);
     json_t *summary = json_object();
+    json_object_set_new(summary, "in_words", words_headline(figures, saving));
     set_count(summary, "total_page_comparisons", all.pairs);
     set_number(summary, "avg_cosine_similarity", figures_mean(&all));
     set_count(summary, "high_similarity_pairs", all.high_pairs);
@@ -160,18 +145,6 @@ static json_t *describe_summary(const document_parts *parts, uint64_t opportunit
     set_count(cache, "tokens", (uint64_t)parts->source->tokens);
     json_object_set_new(summary, "cache", cache);
     return summary;
-}
-
-static json_t *describe_notes(const report_figures *figures) {
-    json_t *notes = json_array();
-    const layer_figures *total = &figures->total;
-    if (pool_kinds(total, 0).pairs == 0)
-        json_array_append_new(notes, json_string("There are no two pages to compare: a group needs two full pages "
-                                                 "without NaN or infinity. Means and shares are null."));
-    if (total->kind[FIGURE_KEY].others + total->kind[FIGURE_VALUE].others > 0)
-        json_array_append_new(notes, json_string("Pages that are partial, opaque, or hold NaN or infinity are counted "
-                                                 "and not compared."));
-    return notes;
 }
 
 static json_t *describe_environment(const document_parts *parts) {
@@ -233,14 +206,20 @@ json_t *document_build(const document_parts *parts, error_text *error) {
     json_object_set_new(document, "options", shared_member(figures, "options"));
     json_object_set_new(document, "counts", shared_member(figures, "counts"));
     json_object_set_new(document, "summary", describe_summary(parts, opportunities));
-    json_object_set_new(document, "notes", describe_notes(figures));
+    json_object_set_new(document, "notes", words_notes(parts->options, parts->source, figures));
+    json_object_set_new(document, "views", describe_evidence(figures));
+    json_object_set_new(document, "dedup_curve", describe_curve(figures));
+    json_object_set_new(document, "ledger", describe_ledger(figures, parts->ledger));
+    json_object_set_new(document, "lossless", describe_lossless(figures, parts->lossless));
     json_object_set_new(document, "layer_analysis", describe_layers(figures));
     json_object_set_new(document, "compression_opportunities", listed);
     json_object_set_new(document, "groups", groups_without_blocks(figures));
     json_object_set_new(document, "blocks", shared_member(figures, "blocks"));
+    json_object_set_new(document, "null", shared_member(figures, "statistics"));
+    json_object_set_new(document, "strata", shared_member(figures, "strata"));
     if (!parts->options->reproducible)
         json_object_set_new(document, "environment", describe_environment(parts));
-    if (document == NULL || json_object_size(document) < 10) {
+    if (document == NULL || json_object_size(document) < 16) {
         json_decref(document);
         fail(error, "out of memory");
         return NULL;

@@ -6,6 +6,7 @@
 
 #include "common/message.h"
 #include "figures.h"
+#include "ledger.h"
 #include "options.h"
 #include "source.h"
 
@@ -23,6 +24,8 @@ typedef struct document_parts {
     const page_source *source;
     const report_figures *figures;
     const saving_figures *saving;
+    const ledger_totals *ledger;
+    const lossless_totals *lossless;
     const kvsim_result *result; /**< for the pages that could be shared */
     double compute_seconds;
 } document_parts;

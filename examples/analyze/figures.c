@@ -1,5 +1,7 @@
 #include "figures.h"
 
+#include "curve.h"
+
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -65,15 +67,24 @@ static void add_cosine(cosine_figures *sum, const json_t *group) {
         sum->histogram[i] += json_number_value(json_array_get(bins, i));
 }
 
-static void add_group(kind_figures *sum, const json_t *group, size_t view) {
+const json_t *find_level(const json_t *levels, const char *name, double value) {
+    const json_t *level;
+    size_t index;
+    json_array_foreach(levels, index, level) {
+        if (member_number(level, name) == value)
+            return level;
+    }
+    return NULL;
+}
+
+static void add_group(kind_figures *sum, const json_t *group, size_t view, double budget) {
     add_cosine(&sum->cosine[view], group);
     if (view != 0)
         return;
     double page_bytes = (double)member_count(group, "page_bytes");
     uint64_t pages = member_count(group, "pages");
     uint64_t exact = member_count(group, "exact_duplicates");
-    const json_t *budgets = json_object_get(group, "dedup");
-    uint64_t removed = member_count(json_array_get(budgets, 0), "removed");
+    uint64_t removed = member_count(find_level(json_object_get(group, "dedup"), "budget", budget), "removed");
     uint64_t alike = member_count(json_array_get(json_object_get(group, "thresholds"), 0), "pages");
     uint64_t others =
         member_count(group, "partial") + member_count(group, "non_finite") + member_count(group, "opaque");
@@ -103,8 +114,8 @@ static int collect_groups(report_figures *figures, error_text *error) {
             return fail(error, "out of memory");
         if (view == FIGURE_VIEWS)
             continue;
-        add_group(&layer->kind[kind], group, view);
-        add_group(&figures->total.kind[kind], group, view);
+        add_group(&layer->kind[kind], group, view, figures->budget);
+        add_group(&figures->total.kind[kind], group, view, figures->budget);
     }
     return 0;
 }
@@ -120,11 +131,10 @@ static double block_size(const json_t *block, const layer_figures *layer) {
     return size;
 }
 
-static void add_block(block_figures *sum, const json_t *block, double block_bytes) {
-    const json_t *budgets = json_object_get(block, "dedup");
+static void add_block(block_figures *sum, const json_t *block, double block_bytes, double budget) {
     uint64_t blocks = member_count(block, "blocks");
     uint64_t exact = member_count(block, "exact_duplicates");
-    uint64_t removed = member_count(json_array_get(budgets, 0), "removed");
+    uint64_t removed = member_count(find_level(json_object_get(block, "dedup"), "budget", budget), "removed");
     if (removed < exact)
         removed = exact;
     sum->blocks += blocks;
@@ -145,8 +155,8 @@ static int collect_blocks(report_figures *figures, error_text *error) {
         if (layer == NULL)
             return fail(error, "out of memory");
         double block_bytes = block_size(block, layer);
-        add_block(&layer->block, block, block_bytes);
-        add_block(&figures->total.block, block, block_bytes);
+        add_block(&layer->block, block, block_bytes, figures->budget);
+        add_block(&figures->total.block, block, block_bytes, figures->budget);
     }
     return 0;
 }
@@ -157,9 +167,37 @@ int figures_collect(report_figures *figures, const json_t *report, double thresh
     figures->threshold = threshold;
     figures->budget = budget;
     find_view(figures, "raw");
-    if (collect_groups(figures, error) != 0)
+    if (collect_groups(figures, error) != 0 || collect_blocks(figures, error) != 0)
         return -1;
-    return collect_blocks(figures, error);
+    figures->by_block = figures->total.block.blocks > 0;
+    curve_collect(figures);
+    evidence_collect(figures);
+    return 0;
+}
+
+layer_figures *figures_layer(report_figures *figures, int layer) {
+    for (size_t i = 0; i < figures->layer_count; i++)
+        if (figures->layers[i].layer == layer)
+            return &figures->layers[i];
+    return NULL;
+}
+
+size_t figures_view(const report_figures *figures, const char *name) {
+    for (size_t i = 0; i < figures->view_count; i++)
+        if (strcmp(figures->views[i], name) == 0)
+            return i;
+    return FIGURE_VIEWS;
+}
+
+double figures_compared_bytes(const report_figures *figures) {
+    return figures->total.kind[FIGURE_KEY].bytes + figures->total.kind[FIGURE_VALUE].bytes;
+}
+
+const curve_point *figures_headline(const report_figures *figures) {
+    for (size_t i = 0; i < figures->point_count; i++)
+        if (figures->curve[i].budget == figures->budget)
+            return &figures->curve[i];
+    return NULL;
 }
 
 void figures_release(report_figures *figures) {
@@ -191,7 +229,7 @@ saving_figures figures_saving(const report_figures *figures) {
     const block_figures *block = &figures->total.block;
     saving_figures saving = {0};
     double removed_pages = 2.0 * (double)block->removed;
-    saving.by_block = block->blocks > 0;
+    saving.by_block = figures->by_block;
     saving.exact_bytes = block->exact_bytes;
     saving.near_bytes = block->removed_bytes - block->exact_bytes;
     for (int kind = 0; kind < FIGURE_KINDS; kind++) {

@@ -5,6 +5,7 @@
 #define KVSIM_EXAMPLES_ANALYZE_FIGURES_H
 
 #include "common/message.h"
+#include "evidence.h"
 
 #include <jansson.h>
 #include <stdbool.h>
@@ -33,6 +34,7 @@ typedef struct cosine_figures {
     double least;        /**< of any pair; only if there are pairs */
     double most;
     double histogram[KVSIM_HISTOGRAM_BINS]; /**< pairs in bins of [-1, 1] */
+    share_evidence evidence;                /**< of the share of pages alike */
 } cosine_figures;
 
 /** What is known of the pages of one kind, in one layer or in all. Raw view unless said otherwise. */
@@ -40,7 +42,7 @@ typedef struct kind_figures {
     uint64_t pages;     /**< full, finite, not opaque: those that are compared */
     uint64_t others;    /**< partial, non-finite and opaque pages */
     uint64_t exact;     /**< pages with an earlier page of the same bytes */
-    uint64_t removed;   /**< pages within the smallest budget of a representative, exact ones included */
+    uint64_t removed;   /**< pages within the budget of a representative, exact ones included */
     double bytes;       /**< of `pages` */
     double other_bytes; /**< of `others` */
     double exact_bytes;
@@ -66,6 +68,15 @@ typedef struct layer_figures {
     block_figures block;
 } layer_figures;
 
+/** What one error budget would save, over all layers: blocks, or pages where there is one kind only. */
+typedef struct curve_point {
+    double budget;
+    double removed, removed_bytes;   /**< as an engine could have done it */
+    double scaled, scaled_bytes;     /**< with the best scale on each representative */
+    double possible, possible_bytes; /**< no choice of representatives removes more without scaling */
+    share_evidence evidence;         /**< of the share that is removed */
+} curve_point;
+
 /** A report. */
 typedef struct report_figures {
     const json_t *report;
@@ -75,19 +86,35 @@ typedef struct report_figures {
     layer_figures *layers; /**< rising */
     layer_figures total;   /**< over all layers */
     double threshold;      /**< the first one */
-    double budget;         /**< the smallest one */
+    double budget;         /**< of the headline */
+    bool by_block;         /**< key page and value page of a block must both pass; false: there is one kind only */
+    double pair_bytes;     /**< the pair count: pairs alike x page x ASSUMED_SHARE, what pairs cannot mean */
+    size_t point_count;
+    curve_point curve[KVSIM_MAX_LEVELS]; /**< by rising budget */
 } report_figures;
 
 /**
  * Pool the figures of a report, which must outlive them.
  * @param threshold first threshold and
- * @param budget smallest budget that the report was computed with
+ * @param budget budget of the headline that the report was computed with
  * @return 0, or -1 with `error` set; figures_release is due in any case
  */
 int figures_collect(report_figures *figures, const json_t *report, double threshold, double budget, error_text *error);
 
 /** Give back what figures_collect took. */
 void figures_release(report_figures *figures);
+
+/** A layer of the figures, NULL if there is no such layer. */
+layer_figures *figures_layer(report_figures *figures, int layer);
+
+/** Index of a view, FIGURE_VIEWS if the report does not have it. */
+size_t figures_view(const report_figures *figures, const char *name);
+
+/** Bytes of all pages that are compared. */
+double figures_compared_bytes(const report_figures *figures);
+
+/** The point of the curve at the budget of the headline. */
+const curve_point *figures_headline(const report_figures *figures);
 
 /** Mean cosine, NaN without pairs. */
 double figures_mean(const cosine_figures *cosine);
@@ -100,7 +127,7 @@ typedef struct saving_figures {
     bool by_block;         /**< key page and value page of a block must both pass; false: there is one kind only */
     double bytes;          /**< of everything that was compared */
     double exact_bytes;    /**< of pages whose bytes an earlier page has */
-    double near_bytes;     /**< of further pages within the smallest budget */
+    double near_bytes;     /**< of further pages within the budget */
     double metadata_bytes; /**< to find the removed pages again */
     double saved_bytes;    /**< exact and near, minus metadata; not below 0 */
     double assumed_bytes;  /**< by the rule of thumb */
@@ -114,6 +141,8 @@ saving_figures figures_saving(const report_figures *figures);
 uint64_t member_count(const json_t *object, const char *name);
 double member_number(const json_t *object, const char *name);
 const char *member_text(const json_t *object, const char *name);
+/** Entry of an array of objects whose member `name` is `value`; NULL if there is none. */
+const json_t *find_level(const json_t *levels, const char *name, double value);
 /** @} */
 
 #endif

@@ -1,10 +1,9 @@
 #include "options.h"
 
+#include "arguments.h"
 #include "common/message.h"
 
 #include <argp.h>
-#include <errno.h>
-#include <stdarg.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -20,6 +19,12 @@
 /** Most top pairs that the library keeps of a group. */
 #define MOST_TOP 65536
 
+/** Most shufflings that the library makes. */
+#define MOST_REPETITIONS 1000
+
+/** Most units in the last place: beyond that nothing is left of a bf16's fraction. */
+#define MOST_ULPS 128
+
 /** Longest page in tokens. */
 #define MOST_PAGE_TOKENS 65536
 
@@ -33,7 +38,6 @@ enum option_key {
     KEY_MAX_TOKENS,
     KEY_TEMPERATURE,
     KEY_TOP_P,
-    KEY_SEED,
     KEY_KV_DTYPE,
     KEY_SHARE_PREFIXES,
     KEY_DUMP,
@@ -45,6 +49,11 @@ enum option_key {
     KEY_PER_HEAD,
     KEY_THRESHOLDS,
     KEY_BUDGETS,
+    KEY_BUDGET,
+    KEY_ULPS,
+    KEY_NO_CHANCE,
+    KEY_NULL_REPETITIONS,
+    KEY_SEED,
     KEY_PAIRS,
     KEY_TOP,
     KEY_BACKEND,
@@ -67,7 +76,6 @@ static const struct argp_option option_table[] = {
     {"max-tokens", KEY_MAX_TOKENS, "N", 0, "new tokens of each prompt at most; default 512", 0},
     {"temperature", KEY_TEMPERATURE, "T", 0, "of the sampling, 0 = greedy; default 0.8", 0},
     {"top-p", KEY_TOP_P, "P", 0, "sample from the fewest tokens whose probabilities reach P; default 1", 0},
-    {"seed", KEY_SEED, "S", 0, "of the sampling, prompt number i uses S + i; default 1", 0},
     {"kv-dtype", KEY_KV_DTYPE, "TYPE", 0, "element type of the cache: f32, bf16 or f16; default f32", 0},
     {"share-prefixes", KEY_SHARE_PREFIXES, NULL, 0,
      "let equal first blocks be one block with several references, as serving engines do", 0},
@@ -80,14 +88,24 @@ static const struct argp_option option_table[] = {
     {"metrics", KEY_METRICS, "LIST", 0, "of cosine,l2,hamming,jaccard; default: all (cosine and l2 are always there)",
      0},
     {"view", KEY_VIEW, "LIST", 0,
-     "of raw,centered,derotated,derotated_centered; raw is always there. Default: raw,derotated_centered, or "
-     "raw,centered if it is not known how the keys were rotated",
+     "of raw,centered,derotated,derotated_centered; raw is always there. Default: all, or raw,centered if it is not "
+     "known how the keys were rotated",
      0},
     {"per-head", KEY_PER_HEAD, NULL, 0, "besides, compare the pages of each KV head on its own", 0},
     {"thresholds", KEY_THRESHOLDS, "LIST", 0, "cosines in [-1, 1]; default 0.9,0.95,0.99", 0},
-    {"budgets", KEY_BUDGETS, "LIST", 0, "relative errors in [0, 1] for sharing a page; default 0.1,0.2,0.3", 0},
+    {"budgets", KEY_BUDGETS, "LIST", 0,
+     "relative errors in [0, 1] for sharing a page, the points of the curve; default "
+     "0,0.02,0.05,0.1,0.15,0.2,0.25,0.3,0.4,0.5",
+     0},
+    {"budget", KEY_BUDGET, "E", 0, "relative error of the headline; joins the budgets; default 0.1", 0},
+    {"ulps", KEY_ULPS, "K", 0, "units in the last place that the ledger takes for equal; default 1", 0},
     {"pairs", KEY_PAIRS, "WHICH", 0, "all or different-sequences; default all", 0},
     {"top", KEY_TOP, "K", 0, "pages that could be shared to list, and most similar pairs of each group; default 50", 0},
+    {"no-chance", KEY_NO_CHANCE, NULL, 0, "no chance levels and no intervals: faster, and only half of the answer", 0},
+    {"null-repetitions", KEY_NULL_REPETITIONS, "N", 0, "shufflings behind a chance level; default 20", 0},
+    {"seed", KEY_SEED, "S", 0,
+     "of the chance levels and intervals, and of the engine's sampling, where prompt number i uses S + i; default 1",
+     0},
     {"backend", KEY_BACKEND, "WHICH", 0, "auto, cpu or cuda; default auto", 0},
     {"threads", KEY_THREADS, "N", 0, "default: one for each core", 0},
     {NULL, 0, NULL, 0, "What is written", GROUP_OUTPUT},
@@ -105,42 +123,6 @@ typedef struct parse_state {
     const char *engine_option;
 } parse_state;
 
-static void usage_error(const char *format, ...) __attribute__((format(printf, 1, 2), noreturn));
-
-static void usage_error(const char *format, ...) {
-    error_text text;
-    va_list arguments;
-    va_start(arguments, format);
-    vsnprintf(text.text, sizeof text.text, format, arguments);
-    va_end(arguments);
-    print_error(PROGRAM, "%s; see %s --help", text.text, PROGRAM);
-    exit(EXIT_USAGE);
-}
-
-static int64_t read_integer(const char *name, const char *text, int64_t least, int64_t most) {
-    char *end;
-    errno = 0;
-    long long value = strtoll(text, &end, 10);
-    if (end == text || *end != 0 || errno != 0 || value < least || value > most)
-        usage_error("--%s takes a whole number from %lld to %lld, not '%s'", name, (long long)least, (long long)most,
-                    text);
-    return value;
-}
-
-static double read_number(const char *name, const char *text, double least, double most) {
-    char *end;
-    double value = strtod(text, &end);
-    if (end == text || *end != 0 || !(value >= least && value <= most))
-        usage_error("--%s takes a number from %g to %g, not '%s'", name, least, most, text);
-    return value;
-}
-
-/** Name and code of one word that an option takes. */
-typedef struct word {
-    const char *name;
-    uint32_t code;
-} word;
-
 static const word kind_words[] = {{"key", KVSIM_KIND_KEY}, {"value", KVSIM_KIND_VALUE}, {NULL, 0}};
 static const word metric_words[] = {{"cosine", KVSIM_METRIC_COSINE},
                                     {"l2", KVSIM_METRIC_L2},
@@ -157,78 +139,6 @@ static const word pair_words[] = {
 static const word backend_words[] = {
     {"auto", KVSIM_BACKEND_AUTO}, {"cpu", KVSIM_BACKEND_CPU}, {"cuda", KVSIM_BACKEND_CUDA}, {NULL, 0}};
 static const word dtype_words[] = {{"f32", 4}, {"bf16", 2}, {"f16", 2}, {NULL, 0}};
-
-static uint32_t read_word(const char *name, const char *text, const word *words) {
-    char known[128] = "";
-    for (const word *entry = words; entry->name != NULL; entry++) {
-        if (strcmp(entry->name, text) == 0)
-            return entry->code;
-        strncat(known, known[0] != 0 ? ", " : "", sizeof known - strlen(known) - 1);
-        strncat(known, entry->name, sizeof known - strlen(known) - 1);
-    }
-    usage_error("--%s does not know '%s', only %s", name, text, known);
-}
-
-/** Call `take` with each part of a list that commas separate. */
-static void read_list(const char *name, const char *text, void (*take)(void *user, const char *name, const char *part),
-                      void *user) {
-    char *copy = strdup(text);
-    if (copy == NULL)
-        usage_error("out of memory");
-    char *rest = copy;
-    for (char *part; (part = strsep(&rest, ",")) != NULL;) {
-        if (*part == 0)
-            usage_error("--%s has an empty entry in '%s'", name, text);
-        take(user, name, part);
-    }
-    free(copy);
-}
-
-/** Bits of the words of a list. */
-typedef struct word_list {
-    const word *words;
-    uint32_t bits;
-} word_list;
-
-static void take_word(void *user, const char *name, const char *part) {
-    word_list *list = user;
-    list->bits |= read_word(name, part, list->words);
-}
-
-static uint32_t read_words(const char *name, const char *text, const word *words) {
-    word_list list = {words, 0};
-    read_list(name, text, take_word, &list);
-    return list.bits;
-}
-
-/** Rising numbers without repetition. */
-typedef struct level_list {
-    double *levels;
-    size_t count;
-    double least;
-    double most;
-} level_list;
-
-static void take_level(void *user, const char *name, const char *part) {
-    level_list *list = user;
-    double value = read_number(name, part, list->least, list->most);
-    size_t at = 0;
-    while (at < list->count && list->levels[at] < value)
-        at++;
-    if (at < list->count && list->levels[at] == value)
-        return;
-    if (list->count == KVSIM_MAX_LEVELS)
-        usage_error("--%s takes at most %d numbers", name, KVSIM_MAX_LEVELS);
-    memmove(&list->levels[at + 1], &list->levels[at], (list->count - at) * sizeof *list->levels);
-    list->levels[at] = value;
-    list->count++;
-}
-
-static size_t read_levels(const char *name, const char *text, double least, double most, double *levels) {
-    level_list list = {levels, 0, least, most};
-    read_list(name, text, take_level, &list);
-    return list.count;
-}
 
 static void take_layers(void *user, const char *name, const char *part) {
     char *wanted = user;
@@ -290,9 +200,6 @@ static void take_engine_option(parse_state *state, int key, char *value) {
     case KEY_TOP_P:
         options->top_p = read_number("top-p", value, 0.0, 1.0);
         break;
-    case KEY_SEED:
-        options->seed = (uint64_t)read_integer("seed", value, 0, INT64_MAX);
-        break;
     case KEY_KV_DTYPE:
         read_word("kv-dtype", value, dtype_words);
         options->kv_dtype = value;
@@ -313,6 +220,8 @@ static void check_together(const parse_state *state) {
                     state->engine_option);
     if (options->dump != NULL && options->share_prefixes)
         usage_error("--dump writes each sequence on its own, --share-prefixes does not keep them so; leave one out");
+    if (options->no_chance && options->null_repetitions != 0)
+        usage_error("--null-repetitions has no effect with --no-chance; leave one out");
     if (options->output_dir[0] == 0)
         usage_error("--output-dir needs a folder");
 }
@@ -352,6 +261,21 @@ static error_t take_option(int key, char *value, struct argp_state *argp) {
         break;
     case KEY_BUDGETS:
         options->budget_count = read_levels("budgets", value, 0.0, 1.0, options->budgets);
+        break;
+    case KEY_BUDGET:
+        options->budget = read_number("budget", value, 0.0, 1.0);
+        break;
+    case KEY_ULPS:
+        options->ulps = (uint32_t)read_integer("ulps", value, 1, MOST_ULPS);
+        break;
+    case KEY_NO_CHANCE:
+        options->no_chance = true;
+        break;
+    case KEY_NULL_REPETITIONS:
+        options->null_repetitions = (uint32_t)read_integer("null-repetitions", value, 2, MOST_REPETITIONS);
+        break;
+    case KEY_SEED:
+        options->seed = (uint64_t)read_integer("seed", value, 0, INT64_MAX);
         break;
     case KEY_PAIRS:
         options->pairs = (int32_t)read_word("pairs", value, pair_words);
@@ -407,7 +331,8 @@ void options_read(int argc, char **argv, analyze_options *options) {
         NULL,
         NULL,
     };
-    static const double default_thresholds[] = {0.9, 0.95, 0.99}, default_budgets[] = {0.1, 0.2, 0.3};
+    static const double default_thresholds[] = {0.9, 0.95, 0.99};
+    static const double default_budgets[] = {0.0, 0.02, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5};
     memset(options, 0, sizeof *options);
     options->kv_dtype = "f32";
     options->max_tokens = DEFAULT_MAX_TOKENS;
@@ -420,7 +345,9 @@ void options_read(int argc, char **argv, analyze_options *options) {
     options->top = DEFAULT_TOP;
     memcpy(options->thresholds, default_thresholds, sizeof default_thresholds);
     memcpy(options->budgets, default_budgets, sizeof default_budgets);
-    options->threshold_count = options->budget_count = 3;
+    options->threshold_count = sizeof default_thresholds / sizeof *default_thresholds;
+    options->budget_count = sizeof default_budgets / sizeof *default_budgets;
+    options->budget = 0.1;
     options->output_dir = "kvsim-report";
     parse_state state = {options, NULL};
     static char program[] = PROGRAM;
@@ -428,6 +355,7 @@ void options_read(int argc, char **argv, analyze_options *options) {
     argp_program_version_hook = print_version;
     argp_err_exit_status = EXIT_USAGE;
     argp_parse(&parser, argc, argv, 0, NULL, &state);
+    options->budget_count = join_level("budgets", options->budget, options->budgets, options->budget_count);
 }
 
 void options_release(analyze_options *options) {

@@ -27,7 +27,6 @@ typedef struct analyze_options {
     int64_t max_tokens;       /**< new tokens of each prompt */
     double temperature;
     double top_p;
-    uint64_t seed;
     bool share_prefixes;
 
     int32_t page_tokens; /**< 0: as the file says, 16 for the engine */
@@ -46,6 +45,11 @@ typedef struct analyze_options {
     size_t threshold_count;
     double budgets[KVSIM_MAX_LEVELS]; /**< rising */
     size_t budget_count;
+    double budget;             /**< of the headline; one of `budgets` */
+    uint32_t ulps;             /**< of the ledger; 0: 1 */
+    bool no_chance;            /**< neither chance levels nor intervals */
+    uint32_t null_repetitions; /**< 0: 20 */
+    uint64_t seed;             /**< of everything that is drawn */
 
     const char *output_dir;
     bool no_plots;

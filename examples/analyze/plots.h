@@ -1,5 +1,5 @@
 /**
- * The three pictures of a report, each as PNG and SVG.
+ * The five pictures of a report, each as PNG and SVG.
  */
 #ifndef KVSIM_EXAMPLES_ANALYZE_PLOTS_H
 #define KVSIM_EXAMPLES_ANALYZE_PLOTS_H
@@ -10,7 +10,7 @@
 #include <stddef.h>
 
 /** Files that plots_draw makes. */
-#define PLOT_FILE_COUNT 6
+#define PLOT_FILE_COUNT 10
 extern const char *const plot_files[PLOT_FILE_COUNT];
 
 /**

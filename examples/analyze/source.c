@@ -69,7 +69,22 @@ static int fail_with_path(error_text *error, const kvsim_ctx *ctx, const char *p
 }
 
 static bool same_rope(const kvsim_rope *a, const kvsim_rope *b) {
-    return a->style == b->style && a->theta == b->theta && a->rotary_dims == b->rotary_dims;
+    return a->style == b->style && a->theta == b->theta && a->rotary_dims == b->rotary_dims &&
+           a->scaling == b->scaling && a->factor == b->factor && a->original_max_position == b->original_max_position &&
+           a->low_freq_factor == b->low_freq_factor && a->high_freq_factor == b->high_freq_factor &&
+           a->beta_fast == b->beta_fast && a->beta_slow == b->beta_slow;
+}
+
+/** Families of a file's sequences, from the prompts in its metadata where there are any. */
+static int add_file_families(page_source *source, const kvsim_snapshot *snapshot, int64_t sequences,
+                             error_text *error) {
+    const char *text = kvsim_snapshot_metadata(snapshot, "prompts");
+    json_t *prompts = text != NULL ? json_loads(text, 0, NULL) : NULL;
+    int result = 0;
+    for (int64_t i = 0; i < sequences && result == 0; i++)
+        result = families_add(&source->families, json_string_value(json_array_get(prompts, (size_t)i)), error);
+    json_decref(prompts);
+    return result;
 }
 
 static int add_file(page_source *source, kvsim_ctx *ctx, const analyze_options *options, const char *path,
@@ -89,6 +104,8 @@ static int add_file(page_source *source, kvsim_ctx *ctx, const analyze_options *
     pages.first_sequence = source->sequences;
     if (kvsim_snapshot_add_pages(ctx, snapshot, &pages) != KVSIM_OK)
         return fail_with_path(error, ctx, path);
+    if (add_file_families(source, snapshot, info.sequences, error) != 0)
+        return -1;
     bool first = source->opened_count == 1;
     bool known = info.rope_applied && info.rope.style != KVSIM_ROPE_NONE;
     source->rope_known = known && (first || (source->rope_known && same_rope(rope, &info.rope)));
@@ -131,6 +148,7 @@ int source_open(page_source *source, kvsim_ctx *ctx, const analyze_options *opti
                                         : source_open_engine(source, ctx, options, error);
     if (result == 0) {
         json_object_set_new(source->input, "sequences", json_integer(source->sequences));
+        json_object_set_new(source->input, "families", json_integer((json_int_t)source->families.distinct));
         json_object_set_new(source->input, "tokens", json_integer(source->tokens));
         json_object_set_new(source->input, "rope_known", json_boolean(source->rope_known));
         json_object_set_new(source->input, "predicted_cache_bytes",
@@ -144,6 +162,7 @@ void source_close(page_source *source) {
     for (size_t i = 0; i < source->opened_count; i++)
         kvsim_snapshot_close(source->opened[i]);
     free(source->opened);
+    families_release(&source->families);
     source_close_engine(source);
     free(source->title);
     json_decref(source->input);

@@ -5,6 +5,7 @@
 #define KVSIM_EXAMPLES_ANALYZE_SOURCE_H
 
 #include "common/message.h"
+#include "families.h"
 #include "options.h"
 
 #include <jansson.h>
@@ -18,6 +19,7 @@ typedef struct page_source {
     double predicted_bytes; /**< of the cache, from the config and the lengths; 0 = not known */
     int64_t sequences;
     int64_t tokens;
+    family_list families;     /**< prompt family of each sequence */
     bool rope_known;          /**< de-rotated views can be asked for */
     double load_seconds;      /**< to read files, or to load the model and generate */
     kvsim_snapshot **opened;  /**< files that pages are borrowed from */

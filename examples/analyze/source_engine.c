@@ -111,7 +111,8 @@ static int run_engine(page_source *source, kvsim_ctx *ctx, const analyze_options
     if (check_layers(options, engine_get_config(e), error) != 0)
         return -1;
     for (size_t i = 0; i < prompts->count; i++)
-        if (add_prompt(e, prompts->texts[i], i, options, error) != 0)
+        if (add_prompt(e, prompts->texts[i], i, options, error) != 0 ||
+            families_add(&source->families, prompts->texts[i], error) != 0)
             return -1;
     progress *display = progress_start("generating", "tokens", options->quiet);
     int status = engine_run(e, show_tokens, display);

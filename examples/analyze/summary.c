@@ -1,12 +1,16 @@
 #include "summary.h"
 
 #include "common/terminal.h"
+#include "words.h"
 
 #include <math.h>
 #include <string.h>
 
 /** Width of the column that names the rows of the table. */
 #define NAME_COLUMNS 42
+
+/** Columns of a line of text. */
+#define TEXT_COLUMNS 92
 
 /** Layers whose shares differ by less than this do not stand out. */
 #define LEAST_DIFFERENCE 0.005
@@ -63,10 +67,6 @@ static void print_kinds(FILE *out, const report_figures *figures) {
     snprintf(name, sizeof name, "near duplicates, error <= %g", figures->budget);
     print_share_row(out, name, key->removed - key->exact, key->pages, value->removed - value->exact, value->pages);
     for (size_t view = 0; view < figures->view_count; view++) {
-        snprintf(name, sizeof name, "alike at cosine >= %g, %s", figures->threshold, figures->views[view]);
-        print_share_row(out, name, key->cosine[view].alike, key->pages, value->cosine[view].alike, value->pages);
-    }
-    for (size_t view = 0; view < figures->view_count; view++) {
         snprintf(name, sizeof name, "mean cosine, %s", figures->views[view]);
         mean_text(key_text, sizeof key_text, figures_mean(&key->cosine[view]));
         mean_text(value_text, sizeof value_text, figures_mean(&value->cosine[view]));
@@ -74,25 +74,77 @@ static void print_kinds(FILE *out, const report_figures *figures) {
     }
 }
 
-/** What the likeness of raw keys is worth, with the figures of this run. */
-static void print_caution(FILE *out, const report_figures *figures) {
-    const kind_figures *key = &figures->total.kind[FIGURE_KEY];
-    size_t last = figures->view_count - 1;
-    uint64_t raw = key->cosine[0].alike, rest = key->cosine[last].alike;
-    if (raw == 0 || strstr(figures->views[last], "centered") == NULL)
-        return;
-    char raw_text[32], rest_text[32];
-    bool derotated = strstr(figures->views[last], "derotated") != NULL;
-    share_text(raw_text, sizeof raw_text, raw, key->pages);
-    share_text(rest_text, sizeof rest_text, rest, key->pages);
-    if (2 * rest < raw)
-        fprintf(out, "\nThe cosine of raw keys mostly measures the mean that all keys of a layer share:\n");
-    else
-        fprintf(out, "\nThe likeness of raw keys is more than the mean that all keys of a layer share:\n");
-    fprintf(out,
-            "%s of the key pages look like an earlier one, %s once that mean%s\ntaken out (view %s). Likeness is "
-            "no share of memory.\n",
-            raw_text, rest_text, derotated ? " and the rotation by position are" : " is", figures->views[last]);
+/** Pages alike in each view: what is seen, what chance gives, and what is left. */
+static void print_views(FILE *out, const report_figures *figures) {
+    for (int kind = 0; kind < FIGURE_KINDS; kind++) {
+        const kind_figures *one = &figures->total.kind[kind];
+        if (one->cosine[0].pairs == 0)
+            continue;
+        fprintf(out, "\n  %-24s %9s %9s %9s   %s\n", kind == FIGURE_KEY ? "alike keys, %" : "alike values, %", "seen",
+                "chance", "excess", "95 % interval of it");
+        for (size_t view = 0; view < figures->view_count; view++) {
+            const share_evidence *evidence = &one->cosine[view].evidence;
+            share_estimate estimate = evidence_estimate(evidence);
+            char seen[32], chance[32], excess[32], interval[64] = "-";
+            percent_text(seen, sizeof seen, (double)one->cosine[view].alike / (double)one->pages);
+            percent_text(chance, sizeof chance, estimate.chance);
+            percent_text(excess, sizeof excess, estimate.excess);
+            if (!isnan(estimate.chance))
+                interval_text(interval, sizeof interval, evidence, estimate.excess_low, estimate.excess_high);
+            fprintf(out, "  %-24s %9s %9s %9s   %s\n", figures->views[view], seen, chance, excess, interval);
+        }
+    }
+}
+
+/** Sentences, each a paragraph broken into lines. */
+static void print_words(FILE *out, json_t *sentences) {
+    const json_t *sentence;
+    size_t index;
+    json_array_foreach(sentences, index, sentence) {
+        size_t column = 0;
+        const char *word = json_string_value(sentence);
+        fputs(index > 0 ? "" : "\n", out);
+        while (*word != 0) {
+            size_t length = strcspn(word, " ");
+            if (column > 0 && column + 1 + length > TEXT_COLUMNS) {
+                fputs("\n  ", out);
+                column = 2;
+            } else if (column > 0) {
+                fputc(' ', out);
+                column++;
+            } else
+                column += (size_t)fprintf(out, "- ");
+            fprintf(out, "%.*s", (int)length, word);
+            column += length;
+            word += length + (word[length] == ' ');
+        }
+        fputc('\n', out);
+    }
+    json_decref(sentences);
+}
+
+static void print_bin(FILE *out, const char *name, double bytes, double seen) {
+    char text[64], share[32];
+    format_bytes(text, sizeof text, bytes);
+    percent_text(share, sizeof share, seen > 0.0 ? bytes / seen : 0.0);
+    fprintf(out, "  %-*s %24s %7s %%\n", NAME_COLUMNS, name, text, share);
+}
+
+static void print_ledger(FILE *out, const report_figures *figures, const ledger_totals *ledger,
+                         const lossless_totals *lossless) {
+    char name[80];
+    fprintf(out, "\nWhere every byte belongs\n");
+    print_bin(out, "equal to an earlier block", ledger->exact, ledger->seen);
+    print_bin(out, "equal within units in the last place", ledger->ulp, ledger->seen);
+    snprintf(name, sizeof name, "near, error <= %g", figures->budget);
+    print_bin(out, name, ledger->near, ledger->seen);
+    print_bin(out, "unique", ledger->unique, ledger->seen);
+    print_bin(out, "not compared (partial, NaN, ...)", ledger->left_out, ledger->seen);
+    print_bin(out, "seen", ledger->seen, ledger->seen);
+    if (lossless->bytes > 0.0 && !isnan(lossless->zstd)) {
+        print_bin(out, "lossless coding of what stays would save", lossless->coding_gain, ledger->seen);
+        print_bin(out, "and its repetitions besides", lossless->repetition_gain, ledger->seen);
+    }
 }
 
 /** Share of a layer's bytes that its pages could share, each kind on its own. */
@@ -169,21 +221,22 @@ static void print_saving(FILE *out, const report_figures *figures, const saving_
 }
 
 int print_summary(FILE *out, const analyze_options *options, const page_source *source, const report_figures *figures,
-                  const saving_figures *saving, bool pictures) {
+                  const saving_figures *saving, const ledger_totals *ledger, const lossless_totals *lossless,
+                  bool pictures) {
     char sequences[32], tokens[32];
-    const layer_figures *total = &figures->total;
     format_count(sequences, sizeof sequences, (uint64_t)source->sequences);
     format_count(tokens, sizeof tokens, (uint64_t)source->tokens);
     fprintf(out, "%s: %s sequence%s, %s tokens, %zu layer%s\n\n", source->title, sequences,
             source->sequences == 1 ? "" : "s", tokens, figures->layer_count, figures->layer_count == 1 ? "" : "s");
     print_kinds(out, figures);
-    if (total->kind[FIGURE_KEY].cosine[0].pairs + total->kind[FIGURE_VALUE].cosine[0].pairs == 0)
-        fputs("\nThere are no two pages to compare: that needs two full pages without NaN in one layer.\n", out);
-    print_caution(out, figures);
+    print_views(out, figures);
+    print_words(out, words_headline(figures, saving));
     print_standout(out, figures);
+    print_ledger(out, figures, ledger, lossless);
     print_cache(out, source, figures);
     print_saving(out, figures, saving);
+    print_words(out, words_notes(options, source, figures));
     fprintf(out, "\nReport     %s/analysis_report.json%s\n", options->output_dir,
-            pictures ? ", with three pictures (.png, .svg) beside it" : "");
+            pictures ? ", with five pictures (.png, .svg) beside it" : "");
     return fflush(out) != 0 || ferror(out) ? -1 : 0;
 }
