@@ -7,6 +7,7 @@
 #include "analyze/ledger.h"
 #include "analyze/options.h"
 #include "analyze/plots.h"
+#include "analyze/rotation.h"
 #include "analyze/source.h"
 #include "analyze/summary.h"
 #include "common/gnuplot.h"
@@ -100,8 +101,10 @@ static int compute(analysis *run, error_text *error) {
     if (derotated && !run->source.rope_known)
         return fail(error,
                     "--view %s needs to know how the keys were rotated, and the pages do not say, or not the "
-                    "same in all files; use --view raw,centered",
+                    "same in all files; say it with --rope-config or --rope, or use --view raw,centered",
                     (settings.views & KVSIM_VIEW_DEROTATED) != 0 ? "derotated" : "derotated_centered");
+    if (derotated && rotation_check(&run->source, run->ctx, options, error) != 0)
+        return -1;
     progress *display = progress_start("comparing", "pairs", options->quiet);
     settings.progress_user = display;
     double begin = seconds_now();

@@ -2,6 +2,7 @@
 
 #include "arguments.h"
 #include "common/message.h"
+#include "rotation.h"
 
 #include <argp.h>
 #include <stdlib.h>
@@ -61,7 +62,9 @@ enum option_key {
     KEY_OUTPUT_DIR,
     KEY_NO_PLOTS,
     KEY_QUIET,
-    KEY_REPRODUCIBLE
+    KEY_REPRODUCIBLE,
+    KEY_ROPE_CONFIG,
+    KEY_ROPE
 };
 
 enum option_group { GROUP_SOURCE = 1, GROUP_ENGINE, GROUP_PAGES, GROUP_COMPARE, GROUP_OUTPUT };
@@ -69,6 +72,11 @@ enum option_group { GROUP_SOURCE = 1, GROUP_ENGINE, GROUP_PAGES, GROUP_COMPARE, 
 static const struct argp_option option_table[] = {
     {NULL, 0, NULL, 0, "Where the pages come from (without --pages: the embedded engine)", GROUP_SOURCE},
     {"pages", KEY_PAGES, "FILE...", 0, "safetensors files, indices or folders, or .npy files with pages", 0},
+    {"rope-config", KEY_ROPE_CONFIG, "PATH", 0,
+     "config.json, or the model's folder, that says how the keys in the files were rotated; comes before the files", 0},
+    {"rope", KEY_ROPE, "HOW", 0,
+     "the same by hand: none, half or interleaved, then ,theta=X (default 10000) and ,dims=N (default: all channels)",
+     0},
     {"model", KEY_MODEL, "DIR", 0, "Llama-family folder in Hugging Face's layout; default: the shipped model", 0},
     {NULL, 0, NULL, 0, "What the engine does", GROUP_ENGINE},
     {"prompts-file", KEY_PROMPTS_FILE, "FILE", 0,
@@ -222,8 +230,18 @@ static void check_together(const parse_state *state) {
         usage_error("--dump writes each sequence on its own, --share-prefixes does not keep them so; leave one out");
     if (options->no_chance && options->null_repetitions != 0)
         usage_error("--null-repetitions has no effect with --no-chance; leave one out");
+    if (options->pages == NULL && (options->rope_config != NULL || options->rope.struct_size != 0))
+        usage_error("--rope and --rope-config are for --pages; the engine's model says how its keys are rotated");
+    if (options->rope_config != NULL && options->rope.struct_size != 0)
+        usage_error("--rope and --rope-config both say how the keys were rotated; leave one out");
     if (options->output_dir[0] == 0)
         usage_error("--output-dir needs a folder");
+}
+
+static void read_rope(const char *value, kvsim_rope *rope) {
+    error_text error = {""};
+    if (rotation_read(value, rope, &error) != 0)
+        usage_error("%s", error.text);
 }
 
 static error_t take_option(int key, char *value, struct argp_state *argp) {
@@ -252,6 +270,12 @@ static error_t take_option(int key, char *value, struct argp_state *argp) {
         break;
     case KEY_VIEW:
         options->views = read_words("view", value, view_words);
+        break;
+    case KEY_ROPE_CONFIG:
+        options->rope_config = value;
+        break;
+    case KEY_ROPE:
+        read_rope(value, &options->rope);
         break;
     case KEY_PER_HEAD:
         options->per_head = true;

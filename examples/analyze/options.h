@@ -29,6 +29,9 @@ typedef struct analyze_options {
     double top_p;
     bool share_prefixes;
 
+    const char *rope_config; /**< path of --rope-config; NULL: none */
+    kvsim_rope rope;         /**< of --rope; struct_size 0: not given */
+
     int32_t page_tokens; /**< 0: as the file says, 16 for the engine */
     int32_t kind;        /**< KVSIM_KIND_* */
     int32_t *layers;     /**< rising; NULL: all */

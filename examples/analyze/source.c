@@ -1,5 +1,7 @@
 #include "source.h"
 
+#include "rotation.h"
+
 #include <stdlib.h>
 #include <string.h>
 
@@ -129,6 +131,8 @@ static int open_files(page_source *source, kvsim_ctx *ctx, const analyze_options
     for (size_t i = 0; i < options->page_file_count && !interrupted(); i++)
         if (add_file(source, ctx, options, options->pages[i], &rope, error) != 0)
             return -1;
+    if (rotation_tell(source, ctx, options, error) != 0)
+        return -1;
     const char *slash = strrchr(options->pages[0], '/');
     const char *name = slash != NULL && slash[1] != 0 ? slash + 1 : options->pages[0];
     int printed = options->page_file_count == 1
