@@ -78,6 +78,10 @@ static kvsim_status read_numbers(kvsim__base *base, const kvsim_compute_options 
                            "null_repetitions %u (at most %d), resamples %u (at most %d), or families without a count",
                            options->null_repetitions, MAX_REPETITIONS, options->resamples, MAX_RESAMPLES);
     }
+    if (options->reserved != 0) {
+        return kvsim__fail(base, KVSIM_E_INVALID, "kvsim_compute_options: reserved is %u; it must be 0",
+                           options->reserved);
+    }
     plan->metrics = options->metrics != 0 ? options->metrics : all_metrics;
     plan->views = options->views | KVSIM_VIEW_RAW;
     plan->flags = options->flags;

@@ -156,8 +156,13 @@ static kvsim_status compute(kvsim_ctx *ctx, uint32_t flags, kvsim_result **resul
     options.views = 15;
     options.flags = flags;
     options.pairs = flags != 0 ? KVSIM_PAIRS_DIFFERENT_SEQUENCES : KVSIM_PAIRS_ALL;
+    options.metrics = (flags & KVSIM_COMPUTE_CHANCE) != 0 ? KVSIM_METRIC_COSINE : 0;
+    options.null_repetitions = 1;
+    options.resamples = 2;
     return status == KVSIM_OK ? kvsim_compute(ctx, &options, result) : status;
 }
+
+#define FINDINGS (KVSIM_COMPUTE_CHANCE | KVSIM_COMPUTE_STRATA | KVSIM_COMPUTE_BOUNDS | KVSIM_COMPUTE_LEDGER)
 
 static kvsim_status run_create(kvsim_ctx *ctx) {
     (void)ctx;
@@ -218,6 +223,10 @@ static kvsim_status run_compute_with_everything(kvsim_ctx *ctx) {
     return compute_and_report(ctx, KVSIM_COMPUTE_PER_HEAD | KVSIM_COMPUTE_BEST_MATCH | KVSIM_COMPUTE_ASSIGNMENTS);
 }
 
+static kvsim_status run_findings(kvsim_ctx *ctx) {
+    return compute_and_report(ctx, KVSIM_COMPUTE_ASSIGNMENTS | FINDINGS);
+}
+
 static kvsim_status run_snapshot(kvsim_ctx *ctx) {
     kvsim_snapshot *snapshot = NULL;
     kvsim_status status = kvsim_snapshot_open(ctx, data_file, &snapshot);
@@ -276,6 +285,7 @@ static const struct scenario {
     {"add_pages many times", run_many_adds, false},
     {"compute and report", run_compute, false},
     {"compute and report, all options", run_compute_with_everything, false},
+    {"compute and report, all findings", run_findings, false},
     {"snapshot", run_snapshot, true},
     {"dump", run_dump, true},
 };
