@@ -94,6 +94,9 @@ kvsim_status kvsim__put_strata(kvsim__work *at, const kvsim__unit *unit, int kin
 kvsim_status kvsim__put_ledger(kvsim__work *at, const kvsim__unit *unit, const kvsim__pairing *pairing,
                                const kvsim__dedup *dedup);
 
+/** The same for the opaque pages of a unit: exact duplicates and what is unique. */
+kvsim_status kvsim__put_opaque_ledger(kvsim__work *at, const kvsim__unit *unit);
+
 /** Append the rows of opaque pages, which are in the raw view only. */
 kvsim_status kvsim__put_opaque(kvsim__work *at, const kvsim__unit *unit);
 

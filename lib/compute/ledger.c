@@ -66,9 +66,29 @@ static bool is_exact(const kvsim__work *at, const kvsim__unit *unit, uint32_t la
            (head != slot && (!at->plan->different_sequences || unit->sequence[head] != unit->sequence[slot]));
 }
 
+/* Bytes of one page or block of a lane, of all that were seen, and of all references to them. */
+typedef struct lane_bytes {
+    uint64_t one, seen, logical;
+} lane_bytes;
+
+static lane_bytes bytes_of(const kvsim__work *at, const kvsim__unit *unit, uint32_t lane) {
+    lane_bytes sum = {0};
+    for (int kind = 0; kind < KVSIM__KINDS; kind++) {
+        if (lane == KVSIM__LANE_BLOCK || (int)lane == kind) {
+            const kvsim__combination *group = unit->kinds[kind];
+            const uint64_t page = kvsim__format_page_bytes(kvsim__page_format(at->store, group->any_page));
+            sum.one += page;
+            sum.seen += page * group->physical;
+            sum.logical += page * group->references;
+        }
+    }
+    return sum;
+}
+
+/* `exact` blocks are known to be removed besides those listed. */
 static kvsim_status put_budget(kvsim__work *at, const kvsim__unit *unit, uint32_t lane, uint32_t budget,
-                               const kvsim__assignment *removed, size_t count, uint64_t bytes, uint64_t seen,
-                               uint64_t logical) {
+                               const kvsim__assignment *removed, size_t count, uint64_t exact) {
+    const lane_bytes bytes = bytes_of(at, unit, lane);
     kvsim__ledger_row *row = kvsim__result_append(at->result, KVSIM__TABLE_LEDGER);
     if (row == NULL) {
         return KVSIM_E_NOMEM;
@@ -81,6 +101,7 @@ static kvsim_status put_budget(kvsim__work *at, const kvsim__unit *unit, uint32_
     row->layer = unit->kinds[block ? KVSIM__KEY : (int)lane]->layer;
     row->kind = block ? 0 : unit->kinds[lane]->kind;
     row->budget = at->plan->budgets[budget];
+    row->exact = exact;
     for (size_t i = 0; i < count; i++) {
         if (removed[i].lane != lane || removed[i].budget != budget) {
             continue;
@@ -94,16 +115,16 @@ static kvsim_status put_budget(kvsim__work *at, const kvsim__unit *unit, uint32_
         }
     }
     row->unique = pages - row->exact - row->ulp - row->near;
-    row->exact_bytes = row->exact * bytes;
-    row->ulp_bytes = row->ulp * bytes;
-    row->near_bytes = row->near * bytes;
-    row->unique_bytes = row->unique * bytes;
-    row->seen_bytes = seen;
-    row->logical_bytes = logical;
-    row->left_out_bytes = seen - pages * bytes;
+    row->exact_bytes = row->exact * bytes.one;
+    row->ulp_bytes = row->ulp * bytes.one;
+    row->near_bytes = row->near * bytes.one;
+    row->unique_bytes = row->unique * bytes.one;
+    row->seen_bytes = bytes.seen;
+    row->logical_bytes = bytes.logical;
+    row->left_out_bytes = bytes.seen - pages * bytes.one;
     row->metadata_bytes = (pages - row->unique) * METADATA_BYTES * (block ? 2 : 1);
-    if (row->left_out_bytes + row->exact_bytes + row->ulp_bytes + row->near_bytes + row->unique_bytes != seen ||
-        pages * bytes > seen || row->unique > pages) {
+    if (row->left_out_bytes + row->exact_bytes + row->ulp_bytes + row->near_bytes + row->unique_bytes != bytes.seen ||
+        pages * bytes.one > bytes.seen || row->unique > pages) {
         return kvsim__fail(at->base, KVSIM_E_INTERNAL, "the ledger of layer %d does not add up: a defect of kvsim",
                            row->layer);
     }
@@ -144,18 +165,8 @@ kvsim_status kvsim__put_ledger(kvsim__work *at, const kvsim__unit *unit, const k
     const kvsim__assignment *removed;
     size_t count;
     kvsim_status status = kvsim__dedup_assignments(dedup, &removed, &count);
-    uint64_t bytes = 0, seen = 0, logical = 0;
-    for (int kind = 0; kind < KVSIM__KINDS; kind++) {
-        if (pairing->present[kind]) {
-            const kvsim__combination *group = unit->kinds[kind];
-            const uint64_t page = kvsim__format_page_bytes(kvsim__page_format(at->store, group->any_page));
-            bytes += page;
-            seen += page * group->physical;
-            logical += page * group->references;
-        }
-    }
     for (uint32_t b = 0; b < at->plan->budget_count && status == KVSIM_OK; b++) {
-        status = put_budget(at, unit, lane, b, removed, count, bytes, seen, logical);
+        status = put_budget(at, unit, lane, b, removed, count, 0);
     }
     uint8_t *kept = kvsim__allocate(at->base, unit->slots, 1);
     if (status == KVSIM_OK && kept == NULL) {
@@ -171,6 +182,35 @@ kvsim_status kvsim__put_ledger(kvsim__work *at, const kvsim__unit *unit, const k
         for (int kind = 0; kind < KVSIM__KINDS && status == KVSIM_OK; kind++) {
             status = pairing->present[kind] ? put_lossless(at, unit, kind, kept) : KVSIM_OK;
         }
+    }
+    kvsim__release(at->base, kept, unit->slots, 1);
+    return status;
+}
+
+kvsim_status kvsim__put_opaque_ledger(kvsim__work *at, const kvsim__unit *unit) {
+    bool opaque[KVSIM__KINDS];
+    for (int kind = 0; kind < KVSIM__KINDS; kind++) {
+        opaque[kind] = kvsim__is_opaque(at, unit->kinds[kind]);
+    }
+    if (!opaque[KVSIM__KEY] && !opaque[KVSIM__VALUE]) {
+        return KVSIM_OK;
+    }
+    const uint32_t lane = opaque[KVSIM__KEY] && opaque[KVSIM__VALUE] ? KVSIM__LANE_BLOCK
+                          : opaque[KVSIM__KEY]                       ? KVSIM__LANE_KEY
+                                                                     : KVSIM__LANE_VALUE;
+    kvsim_status status = KVSIM_OK;
+    for (uint32_t b = 0; b < at->plan->budget_count && status == KVSIM_OK; b++) {
+        status = put_budget(at, unit, lane, b, NULL, 0, unit->duplicates[lane]);
+    }
+    uint8_t *kept = kvsim__allocate(at->base, unit->slots, 1);
+    if (status == KVSIM_OK && kept == NULL) {
+        status = kvsim__fail_memory(at->base, unit->slots, "the ledger");
+    }
+    for (size_t slot = 0; slot < unit->slots && status == KVSIM_OK; slot++) {
+        kept[slot] = unit->first[lane][slot] == slot;
+    }
+    for (int kind = 0; kind < KVSIM__KINDS && status == KVSIM_OK; kind++) {
+        status = opaque[kind] ? put_lossless(at, unit, kind, kept) : KVSIM_OK;
     }
     kvsim__release(at->base, kept, unit->slots, 1);
     return status;

@@ -271,6 +271,9 @@ kvsim_status kvsim__put_opaque(kvsim__work *at, const kvsim__unit *unit) {
         kvsim__is_opaque(at, unit->kinds[KVSIM__VALUE])) {
         status = put_block(at, unit, KVSIM_VIEW_RAW, NULL);
     }
+    if (status == KVSIM_OK && (at->plan->flags & KVSIM_COMPUTE_LEDGER) != 0) {
+        status = kvsim__put_opaque_ledger(at, unit);
+    }
     return status;
 }
 

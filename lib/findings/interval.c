@@ -59,6 +59,15 @@ static void resample(const double *values, size_t count, kvsim__random *random, 
     *error = sqrt(variance > 0.0 ? variance / n : 0.0);
 }
 
+/* Student's t at 0.975, by Fisher's expansion about the normal deviate: 0.3 % too low at 4 degrees of freedom, less
+   above. */
+static double student_975(double degrees) {
+    const double z = 1.959963985, z2 = z * z;
+    const double first = z * (z2 + 1.0) / 4.0, second = z * ((5.0 * z2 + 16.0) * z2 + 3.0) / 96.0;
+    const double third = z * (((3.0 * z2 + 19.0) * z2 + 17.0) * z2 - 15.0) / 384.0;
+    return z + (first + (second + third / degrees) / degrees) / degrees;
+}
+
 kvsim_status kvsim__find_interval(kvsim__base *base, double figure, double *left_out, size_t count, uint32_t resamples,
                                   uint64_t seed, kvsim__interval *out) {
     *out = (kvsim__interval){NAN, NAN};
@@ -96,8 +105,9 @@ kvsim_status kvsim__find_interval(kvsim__base *base, double figure, double *left
     }
     if (kept > 1) {
         sort(ratios, kept);
-        out->low = figure - quantile(ratios, kept, 0.975) * error;
-        out->high = figure - quantile(ratios, kept, 0.025) * error;
+        const double student = student_975(n - 1.0);
+        out->low = figure - fmax(quantile(ratios, kept, 0.975), student) * error;
+        out->high = figure - fmin(quantile(ratios, kept, 0.025), -student) * error;
     }
     kvsim__release(base, ratios, resamples, sizeof *ratios);
     return KVSIM_OK;

@@ -18,7 +18,8 @@ typedef struct kvsim__interval {
 /**
  * Studentised bootstrap (Efron and Tibshirani 1993, chapter 12) over the influence of each sequence, which is how
  * far the figure moves when the sequence is left out. Neighbouring sequences' influences are averaged out first,
- * because later pages have more earlier ones to match: that trend is no chance.
+ * because later pages have more earlier ones to match: that trend is no chance. Neither end is nearer than Student's t
+ * would put it: the bootstrap sees the skewness, but takes the spread of few sequences for certain.
  *
  * @param left_out [count] the figure without each sequence, in order of arrival; overwritten
  * @return an interval of NaN with fewer than KVSIM__FEWEST_SEQUENCES sequences, or where no sequence changes anything

@@ -541,6 +541,8 @@ def studentised(figure, left_out, random, resamples=100000):
     # Both sides draw: the library's ends lie among the quantiles that 4 standard errors of a share of ratios away.
     aside = 4 * np.sqrt(2 * 0.025 * 0.975 / resamples)
     ends = np.quantile(ratio, [0.975 + aside, 0.975 - aside, 0.025 + aside, 0.025 - aside])
+    student = scipy.stats.t.ppf(0.975, n - 1)  # neither end may be nearer than that; the library's is a series
+    ends = np.sign([1, 1, -1, -1]) * np.maximum(np.abs(ends), student * np.array([1.004, 0.996, 0.996, 1.004]))
     return figure - ends * error
 
 

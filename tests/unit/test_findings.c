@@ -386,7 +386,7 @@ START_TEST(a_head_has_the_findings_of_its_pages_alone) {
 }
 END_TEST
 
-START_TEST(opaque_pages_are_passed_over) {
+START_TEST(opaque_pages_are_in_the_ledger_and_in_no_other_finding) {
     static unsigned char bytes[12 * 16];
     static const int64_t shape[2] = {12, 16};
     for (size_t i = 0; i < sizeof bytes; i++) {
@@ -394,9 +394,10 @@ START_TEST(opaque_pages_are_passed_over) {
     }
     const kvsim_tensor tensor = make_tensor(bytes, KVSIM_DTYPE_OPAQUE, 8, shape, 2);
     kvsim_pages pages = KVSIM_PAGES_INIT;
-    pages.kind = KVSIM_KIND_BOTH;
+    pages.kind = _i == 0 ? KVSIM_KIND_BOTH : _i == 1 ? KVSIM_KIND_KEY : KVSIM_KIND_VALUE;
     pages.layout = KVSIM_LAYOUT_OPAQUE;
-    pages.tensor = pages.value_tensor = &tensor;
+    pages.tensor = &tensor;
+    pages.value_tensor = _i == 0 ? &tensor : NULL;
     pages.layer = 1;
     page_set *set = make_page_set(7, KVSIM_KIND_BOTH, 12, 2, 1, 4);
     const kvsim_compute_options options = make_options(EVERYTHING);
@@ -404,8 +405,13 @@ START_TEST(opaque_pages_are_passed_over) {
     ck_status(ctx, kvsim_add_pages(ctx, &pages), KVSIM_OK);
     kvsim_result *result = compute_set(ctx, set, &options);
     check_bounds(result);
-    const int64_t row = find_row(result, "blocks", KVSIM_VIEW_RAW, 1, 0, -1);
-    ck_assert_int_eq(get_integer(result, "blocks", "exact_duplicates", row), 6);
+    check_ledger(result);
+    const int64_t last = row_count(result, "ledger") - 1;
+    ck_assert_int_eq(get_integer(result, "ledger", "layer", last), 1);
+    ck_assert_int_eq(get_integer(result, "ledger", "kind", last), _i);
+    ck_assert_int_eq(get_integer(result, "ledger", "exact", last), 6);
+    ck_assert_int_eq(get_integer(result, "ledger", "unique", last), 6);
+    ck_assert_int_eq(get_integer(result, "lossless", "pages", row_count(result, "lossless") - 1), 6);
     for (int64_t i = 0; i < row_count(result, "statistics"); i++) {
         ck_assert_int_eq(get_integer(result, "statistics", "layer", i), 0);
     }
@@ -557,10 +563,10 @@ int main(void) {
     tcase_add_loop_test(contents, too_few_pages_or_sequences_give_no_figure_not_a_narrow_one, 0, 7);
     tcase_add_loop_test(contents, pages_of_one_kind_have_all_findings, 0, 2);
     tcase_add_test(contents, a_head_has_the_findings_of_its_pages_alone);
-    tcase_add_test(contents, opaque_pages_are_passed_over);
+    tcase_add_loop_test(contents, opaque_pages_are_in_the_ledger_and_in_no_other_finding, 0, 3);
     tcase_add_loop_test(contents, dropped_pairs_are_in_no_finding, 0, 4);
     tcase_add_test(contents, a_lower_bound_knows_that_another_sequence_may_stand_for_two);
     tcase_add_test(contents, chance_never_compares_a_token_with_itself);
     tcase_add_loop_test(contents, rotating_a_derotated_page_gives_it_back, 0, 4);
-    return kvsim_check_main(suite, "test_findings", 28);
+    return kvsim_check_main(suite, "test_findings", 30);
 }
