@@ -76,6 +76,9 @@ static void draw_views_of(FILE *script, const report_figures *figures, int kind)
                 "%s$views%d%zu using 1:3:(0):($2-$3) with vectors nohead linewidth 4 linecolor rgb '%s' notitle",
                 separator, kind, view, color);
         fprintf(script,
+                ", $views%d%zu using 1:3 with points pointtype %d pointsize 1.25*point linecolor rgb '#FFFFFF' notitle",
+                kind, view, POINT_KEY);
+        fprintf(script,
                 ", $views%d%zu using 1:3 with points pointtype %d pointsize 1.25*point linewidth 3 linecolor rgb '%s' "
                 "notitle",
                 kind, view, POINT_KEY_OPEN, color);

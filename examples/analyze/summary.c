@@ -142,7 +142,7 @@ static void print_ledger(FILE *out, const report_figures *figures, const ledger_
     print_bin(out, "not compared (partial, NaN, ...)", ledger->left_out, ledger->seen);
     print_bin(out, "seen", ledger->seen, ledger->seen);
     if (lossless->bytes > 0.0 && !isnan(lossless->zstd)) {
-        print_bin(out, "lossless coding of what stays would save", lossless->coding_gain, ledger->seen);
+        print_bin(out, "lossless coding of what stays would save", fmax(0.0, lossless->coding_gain), ledger->seen);
         print_bin(out, "and its repetitions besides", lossless->repetition_gain, ledger->seen);
     }
 }

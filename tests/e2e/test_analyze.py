@@ -35,12 +35,12 @@ except ImportError:
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 DATA = pathlib.Path(os.environ.get("KVSIM_TEST_DATA") or ROOT.parent / "shared" / "data")
 MODEL = ROOT / "examples" / "models" / "tiny"
-PICTURES = [f"{name}.{kind}" for name in ("similarity_distribution", "layer_similarity", "compression_opportunities")
+PICTURES = [f"{name}.{kind}" for name in ("similarity_distribution", "layer_similarity", "views",
+                                              "compression_opportunities", "dedup_curve")
             for kind in ("png", "svg")]
 REPORT = "analysis_report.json"
 TIME_LIMIT = 600
-# Fewer checks than this means that the test itself is broken.
-EXPECTED_CHECKS = 115
+EXPECTED_CHECKS = 120
 
 program = None
 passed = failed = skipped = 0
@@ -106,7 +106,20 @@ def analyze(folder, *arguments, **others):
     require(done.stdout == "" and done.stderr == "", f"--quiet printed: {done.stdout}{done.stderr}")
     report = report_of(folder)
     validate(report)
+    check_ledger(report)
     return report
+
+
+def check_ledger(report):
+    """Every byte is in one bin, in every report of every test."""
+    bins = ("left_out_bytes", "exact_bytes", "ulp_bytes", "near_bytes", "unique_bytes")
+    total = report["ledger"]["total"]
+    for row in [*report["ledger"]["layers"], total]:
+        require(sum(row[name] for name in bins) == row["seen_bytes"], f"the ledger does not add up: {row}")
+    require(total["seen_bytes"] == report["counts"]["physical_bytes"], total)
+    require(total["logical_bytes"] == report["counts"]["logical_bytes"], total)
+    for name in bins[1:]:
+        require(total[name] == sum(row[name] for row in report["ledger"]["layers"]), f"{name} of the layers")
 
 
 @functools.cache
@@ -242,8 +255,8 @@ def help_names_every_option():
     done = run("--help")
     require(done.returncode == 0 and done.stderr == "", done.stderr)
     for option in ("pages model prompts-file max-tokens temperature top-p seed kv-dtype share-prefixes dump page-tokens "
-                   "layers kind metrics view per-head thresholds budgets pairs top backend threads output-dir no-plots "
-                   "quiet reproducible help version").split():
+                   "layers kind metrics view per-head thresholds budgets budget ulps no-chance null-repetitions pairs top "
+                   "backend threads output-dir no-plots quiet reproducible help version").split():
         require(f"--{option}" in done.stdout, f"--{option} is not in --help")
         manual = (ROOT / "docs" / "man" / "kvsim-analyze.1").read_text()
         require(f"Fl -{option}" in manual, f"--{option} is not in the manual")
@@ -267,6 +280,11 @@ def version_is_that_of_the_header():
     ("threshold not a number", ["--thresholds", "nan"], ["--thresholds", "nan"]),
     ("threshold missing", ["--thresholds", "0.9,,0.95"], ["--thresholds", "empty"]),
     ("budget above 1", ["--budgets", "2"], ["--budgets", "2"]),
+    ("budget below 0", ["--budgets", "0.1,-0.1"], ["--budgets", "-0.1"]),
+    ("headline budget above 1", ["--budget", "1.01"], ["--budget", "1.01"]),
+    ("one shuffling", ["--null-repetitions", "1"], ["--null-repetitions", "1"]),
+    ("no ulps", ["--ulps", "0"], ["--ulps", "0"]),
+    ("shufflings without chance", ["--no-chance", "--null-repetitions", "5"], ["--no-chance", "--null-repetitions"]),
     ("unknown metric", ["--metrics", "cosine,euclid"], ["euclid", "jaccard"]),
     ("unknown view", ["--view", "flat"], ["flat", "derotated_centered"]),
     ("unknown kind", ["--kind", "query"], ["query", "value"]),
@@ -280,7 +298,7 @@ def version_is_that_of_the_header():
     ("top is a word", ["--top", "all"], ["--top", "all"]),
     ("negative temperature", ["--temperature", "-1"], ["--temperature"]),
     ("file without --pages", ["pages.safetensors"], ["pages.safetensors", "--pages"]),
-    ("engine option beside --pages", ["--pages", "x", "--seed", "1"], ["--seed", "--pages"]),
+    ("engine option beside --pages", ["--pages", "x", "--top-p", "1"], ["--top-p", "--pages"]),
     ("--model beside --pages", ["--pages", "x", "--model", "y"], ["--model", "--pages"]),
     ("--dump and --share-prefixes", ["--dump", "x", "--share-prefixes"], ["--dump", "--share-prefixes"]),
 )
@@ -545,7 +563,7 @@ def selection_of_layers_kinds_and_views():
         found = {(group["view"], group["layer"], group["kind"]) for group in report["groups"]}
         require(found == {(view, layer, "value") for view in ("raw", "centered") for layer in (1, 3)}, found)
         require([level["t"] for level in report["groups"][0]["thresholds"]] == [-0.5, 0.5], "thresholds are sorted")
-        require([level["budget"] for level in report["groups"][0]["dedup"]] == [0.25], "budgets")
+        require([level["budget"] for level in report["groups"][0]["dedup"]] == [0.1, 0.25], "budgets")
         require(report["summary"]["measured_saving"]["level"] == "page", "there are no blocks")
         require(list(report["layer_analysis"]) == ["layer_1", "layer_3"], list(report["layer_analysis"]))
 
@@ -840,7 +858,8 @@ def dump_and_engine_give_the_same_figures(engine_options, options):
     with temporary() as work:
         live = analyze(work / "live", "--max-tokens", 32, "--dump", work / "pages.safetensors", *engine_options, *options)
         again = analyze(work / "again", "--pages", work / "pages.safetensors", *options)
-        for name in ("groups", "blocks", "counts", "summary", "layer_analysis", "compression_opportunities", "options"):
+        for name in ("groups", "blocks", "counts", "summary", "layer_analysis", "compression_opportunities", "options",
+                     "views", "null", "dedup_curve", "ledger", "lossless", "strata"):
             require(live[name] == again[name], f"{name} differ")
         require(live["summary"]["cache"]["predicted_bytes"] is not None, "no prediction")
         require(live["summary"]["total_page_comparisons"] > 1000, "hardly any pairs")
@@ -922,7 +941,8 @@ def identity(entry):
 def reference(file, variant, views, options):
     path = recorded(f"{file}.safetensors")
     with temporary() as work:
-        report = analyze(work / "out", "--pages", path, "--view", ",".join(views), *options)
+        report = analyze(work / "out", "--pages", path, "--view", ",".join(views), "--budgets", "0.1,0.2,0.3",
+                         "--no-chance", *options)
         for view in views:
             expected = json.loads((path.parent / "expected" / f"{path.stem}.{view}.{variant}.json").read_text())
             compare(view, "counts", expected["counts"], report["counts"])
@@ -944,7 +964,8 @@ def schemas_are_strict():
         report = analyze(work / "out", "--pages", write(work, "a.safetensors", dump_file([16, 16])))
         for change in (lambda r: r.update(extra=1), lambda r: r["summary"].pop("total_page_comparisons"),
                        lambda r: r["groups"][0].update(pages="many"), lambda r: r["groups"][0].pop("cosine"),
-                       lambda r: r["blocks"][0].update(blocks=-1), lambda r: r.update(schema="kvsim.analysis.v2")):
+                       lambda r: r["blocks"][0].update(blocks=-1), lambda r: r.pop("dedup_curve"),
+                       lambda r: r["views"]["raw"]["key"].pop("null"), lambda r: r["ledger"]["total"].update(lost=1), lambda r: r.update(schema="kvsim.analysis.v2")):
             changed = json.loads(json.dumps(report))
             change(changed)
             try:
@@ -954,36 +975,37 @@ def schemas_are_strict():
             raise Failure("a wrong report passed the schema")
 
 
-def main():
+def main(name="test_analyze", expected=EXPECTED_CHECKS):
+    """Run what is registered; `expected`: fewer checks than this means that the test itself is broken."""
     global program, passed, failed, skipped
     program = sys.argv[1] if len(sys.argv) > 1 else os.environ.get("KVSIM_ANALYZE")
     if not program:
         sys.exit(__doc__)
     program = os.path.abspath(program)
     only = sys.argv[2] if len(sys.argv) > 2 else ""
-    for name, function, arguments in tests:
-        if only not in name:
+    for title, function, arguments in tests:
+        if only not in title:
             continue
         try:
             function(*arguments)
             passed += 1
         except Skip as reason:
             skipped += 1
-            print(f"skipped: {name}: {reason}", flush=True)
+            print(f"skipped: {title}: {reason}", flush=True)
         except Failure as reason:
             failed += 1
-            print(f"failed: {name}: {reason}", flush=True)
+            print(f"failed: {title}: {reason}", flush=True)
         except Exception:
             failed += 1
-            print(f"failed: {name}:\n{traceback.format_exc()}", flush=True)
+            print(f"failed: {title}:\n{traceback.format_exc()}", flush=True)
     if jsonschema is None:
         skipped += 1
         print("skipped: validation of the reports: jsonschema is not installed")
     total = passed + failed + skipped
-    if not only and total < EXPECTED_CHECKS:
+    if not only and total < expected:
         failed += 1
-        print(f"only {total} checks, at least {EXPECTED_CHECKS} were expected")
-    print(f"test_analyze: {passed} passed, {failed} failed, {skipped} skipped")
+        print(f"only {total} checks, at least {expected} were expected")
+    print(f"{name}: {passed} passed, {failed} failed, {skipped} skipped")
     sys.exit(1 if failed else 0)
 
 
