@@ -103,7 +103,6 @@ static void print_words(FILE *out, json_t *sentences) {
     json_array_foreach(sentences, index, sentence) {
         size_t column = 0;
         const char *word = json_string_value(sentence);
-        fputs(index > 0 ? "" : "\n", out);
         while (*word != 0) {
             size_t length = strcspn(word, " ");
             if (column > 0 && column + 1 + length > TEXT_COLUMNS) {
@@ -228,13 +227,15 @@ int print_summary(FILE *out, const analyze_options *options, const page_source *
     format_count(tokens, sizeof tokens, (uint64_t)source->tokens);
     fprintf(out, "%s: %s sequence%s, %s tokens, %zu layer%s\n\n", source->title, sequences,
             source->sequences == 1 ? "" : "s", tokens, figures->layer_count, figures->layer_count == 1 ? "" : "s");
+    print_words(out, words_headline(figures, saving));
+    fputc('\n', out);
     print_kinds(out, figures);
     print_views(out, figures);
-    print_words(out, words_headline(figures, saving));
     print_standout(out, figures);
     print_ledger(out, figures, ledger, lossless);
     print_cache(out, source, figures);
     print_saving(out, figures, saving);
+    fputc('\n', out);
     print_words(out, words_notes(options, source, figures));
     fprintf(out, "\nReport     %s/analysis_report.json%s\n", options->output_dir,
             pictures ? ", with five pictures (.png, .svg) beside it" : "");

@@ -74,7 +74,7 @@ static void excess_text(char *text, size_t size, const share_evidence *evidence)
         snprintf(text, size, " (95 %% interval %s)%s", interval,
                  evidence_is_certain(&estimate) ? ""
                  : estimate.excess_high < 0.0   ? ": less than chance"
-                                                : ": that can be chance alone");
+                                                : ": cannot be told from 0");
     } else if (evidence->without_interval > 0)
         snprintf(text, size, " (no interval: that takes %d sequences, here are %llu)", FEWEST_SEQUENCES,
                  (unsigned long long)evidence->sequences);
