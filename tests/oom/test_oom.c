@@ -371,7 +371,7 @@ static int stop_soon(void *user, uint64_t done, uint64_t total) {
 }
 
 static void measure_peak(const char *what, int64_t count, int64_t channels, uint8_t code, uint8_t bits, bool both,
-                         uint64_t stop_after) {
+                         uint32_t flags, uint64_t stop_after) {
     const int64_t axes[4] = {count, 1, 1, channels}, strides[4] = {channels % 97, channels, channels, 1};
     /* Pages overlap, so that the data itself takes little: what is measured is what the library takes. */
     const size_t size = ((size_t)count * (size_t)strides[0] + (size_t)channels) * bits / 8;
@@ -398,6 +398,7 @@ static void measure_peak(const char *what, int64_t count, int64_t channels, uint
     const long long before = atomic_load(&counts.outstanding);
     atomic_store(&counts.peak, before);
     kvsim_compute_options options = KVSIM_COMPUTE_OPTIONS_INIT;
+    options.flags = flags;
     options.progress = stop_soon;
     options.progress_user = &stop_after;
     kvsim_result *result = NULL;
@@ -438,11 +439,16 @@ int main(void) {
     }
     sweep(&scenarios[7], 3);
     check_nothing_is_added();
-    measure_peak("200,000 blocks of 2 x 4 f32 elements", 200000, 4, KVSIM_DTYPE_FLOAT, 32, true, FIRST_PAIRS);
-    measure_peak("200,000 key pages of 4 f32 elements", 200000, 4, KVSIM_DTYPE_FLOAT, 32, false, FIRST_PAIRS);
-    measure_peak("2,000 blocks of 2 x 16,384 bf16 elements", 2000, 16384, KVSIM_DTYPE_BFLOAT, 16, true, 1000);
-    measure_peak("2,000 key pages of 16,384 bf16 elements", 2000, 16384, KVSIM_DTYPE_BFLOAT, 16, false, 1000);
-    measure_peak("1,500 blocks of 2 x 4 f32 elements, to the end", 1500, 4, KVSIM_DTYPE_FLOAT, 32, true, UINT64_MAX);
+    measure_peak("200,000 blocks of 2 x 4 f32 elements", 200000, 4, KVSIM_DTYPE_FLOAT, 32, true, 0, FIRST_PAIRS);
+    measure_peak("200,000 key pages of 4 f32 elements", 200000, 4, KVSIM_DTYPE_FLOAT, 32, false, 0, FIRST_PAIRS);
+    measure_peak("2,000 blocks of 2 x 16,384 bf16 elements", 2000, 16384, KVSIM_DTYPE_BFLOAT, 16, true, 0, 1000);
+    measure_peak("2,000 key pages of 16,384 bf16 elements", 2000, 16384, KVSIM_DTYPE_BFLOAT, 16, false, 0, 1000);
+    measure_peak("1,500 blocks of 2 x 4 f32 elements, to the end", 1500, 4, KVSIM_DTYPE_FLOAT, 32, true, 0, UINT64_MAX);
+    measure_peak("200,000 blocks, all findings", 200000, 4, KVSIM_DTYPE_FLOAT, 32, true, FINDINGS, FIRST_PAIRS);
+    measure_peak("200,000 value pages, all findings", 200000, 4, KVSIM_DTYPE_FLOAT, 32, false, FINDINGS, FIRST_PAIRS);
+    measure_peak("3,000 blocks, all findings, to the end", 3000, 4, KVSIM_DTYPE_FLOAT, 32, true, FINDINGS, UINT64_MAX);
+    measure_peak("150 blocks of 2 x 16,384 bf16, all findings, to the end", 150, 16384, KVSIM_DTYPE_BFLOAT, 16, true,
+                 FINDINGS, UINT64_MAX);
     (void)rmdir(folder);
     printf("test_oom: %d passed, %d failed, %d skipped\n", passed, failed, skipped);
     return failed == 0 && passed > 1000 ? EXIT_SUCCESS : EXIT_FAILURE;
