@@ -30,7 +30,9 @@ FORMAT_ERROR = -60
 
 class Rope(c.Structure):
     _fields_ = [("struct_size", c.c_uint32), ("style", c.c_int32), ("theta", c.c_double), ("rotary_dims", c.c_int32),
-                ("reserved", c.c_int32)]
+                ("scaling", c.c_int32), ("factor", c.c_double), ("original_max_position", c.c_double),
+                ("low_freq_factor", c.c_double), ("high_freq_factor", c.c_double), ("beta_fast", c.c_double),
+                ("beta_slow", c.c_double)]
 
 
 READ = c.CFUNCTYPE(c.c_int, c.c_void_p, c.c_int64, c.c_int32, c.c_int32, c.c_void_p)
