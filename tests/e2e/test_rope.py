@@ -3,8 +3,8 @@
 
 usage: test_rope.py PROGRAM
 
-PROGRAM is kvsim-analyze. Recorded caches come from the folder that test_analyze.py uses; what needs them is skipped, and
-counted, where they are absent. The last line is `test_rope_options: N passed, N failed, N skipped`.
+PROGRAM is kvsim-analyze. Recorded caches come from the folder that test_analyze.py uses; what needs them is skipped,
+and counted, where they are absent. The last line is `test_rope_options: N passed, N failed, N skipped`.
 """
 
 import json
