@@ -7,11 +7,12 @@
 #include "../pairs/tile.h"
 
 enum {
-    COLUMN_SHUFFLINGS = 4,  /* shufflings of the earlier pages, each compared with a share of the repetitions */
-    FEWEST_DRAWN = 64,      /* pages drawn in a repetition at least, */
-    MOST_DRAWN = 4096,      /* and at most */
-    ALL_UP_TO = 256,        /* all pages are drawn where there are no more */
-    PANEL_BYTES = 16 << 20, /* of each of the two panels */
+    COLUMN_SHUFFLINGS = 4, /* shufflings of the earlier pages, each compared with a share of the repetitions */
+    FEWEST_DRAWN = 64,     /* pages drawn in a repetition at least, */
+    MOST_DRAWN = 4096,     /* and at most */
+    ALL_UP_TO = 256,       /* all pages are drawn where there are no more */
+    ROW_BYTES = 44 << 20,  /* of the panel of drawn pages: few panels, for the earlier pages are packed once for each */
+    COLUMN_BYTES = 12 << 20, /* of the panel of earlier pages */
     MAX_PANEL = 512,
     PURPOSE_ROWS = 1,
     PURPOSE_COLUMNS,
@@ -32,13 +33,13 @@ typedef struct chance {
     kvsim__plan plan;
     uint32_t *slots; /* [ranks] */
     size_t ranks;
-    size_t drawn, total;    /* rows of a repetition, of all of one column shuffling at most */
-    uint32_t *row_ranks;    /* [total] */
-    uint64_t *row_draws;    /* [total] keys of the repetitions */
-    uint32_t *column_ranks; /* [capacity] */
-    uint64_t *shuffling;    /* [capacity] the key of the shuffling at hand, over and over */
-    row_figures *rows;      /* [total] */
-    size_t capacity;
+    size_t drawn, total;                           /* rows of a repetition, of all of one column shuffling at most */
+    uint32_t *row_ranks;                           /* [total] */
+    uint64_t *row_draws;                           /* [total] keys of the repetitions */
+    uint32_t *column_ranks;                        /* [capacity] */
+    uint64_t *shuffling;                           /* [capacity] the key of the shuffling at hand, over and over */
+    row_figures *rows;                             /* [total] */
+    size_t row_capacity, column_capacity, longest; /* slots of a panel; of the larger one */
     kvsim__panel row_panel, column_panel;
 } chance;
 
@@ -99,7 +100,13 @@ static void compare_strip(void *opaque, uint32_t strip) {
     if (atomic_load_explicit(&pairing->progress->stop, memory_order_relaxed)) {
         return;
     }
-    for (size_t column = 0; column < of->column_panel.count; column += KVSIM__STRIP) {
+    size_t latest = 0;
+    for (size_t i = first; i < first + KVSIM__STRIP && i < of->row_panel.count; i++) {
+        const size_t rank = of->row_ranks[job->first_row + i];
+        latest = rank > latest ? rank : latest;
+    }
+    for (size_t column = 0; column < of->column_panel.count && job->first_column + column < latest;
+         column += KVSIM__STRIP) {
         double gram[KVSIM__KINDS][KVSIM__STRIP * KVSIM__STRIP];
         for (int kind = 0; kind < KVSIM__KINDS; kind++) {
             if (pairing->present[kind]) {
@@ -134,11 +141,11 @@ static void compare_strip(void *opaque, uint32_t strip) {
 /* Compare the rows of one shuffling with all earlier pages. */
 static void compare_all(chance *of, size_t row_count, uint64_t key) {
     const kvsim__pairing *pairing = &of->pairing;
-    for (size_t i = 0; i < of->capacity; i++) {
+    for (size_t i = 0; i < of->longest; i++) {
         of->shuffling[i] = key;
     }
-    for (size_t first = 0; first < row_count && !atomic_load(&pairing->progress->stop); first += of->capacity) {
-        const size_t rows = row_count - first < of->capacity ? row_count - first : of->capacity;
+    for (size_t first = 0; first < row_count && !atomic_load(&pairing->progress->stop); first += of->row_capacity) {
+        const size_t rows = row_count - first < of->row_capacity ? row_count - first : of->row_capacity;
         const kvsim__contents_map row_map = {of->slots, of->ranks, of->row_ranks + first, of->shuffling,
                                              of->row_draws + first};
         kvsim__panel_fill_shuffled(pairing, &of->row_panel, &row_map, rows);
@@ -146,8 +153,9 @@ static void compare_all(chance *of, size_t row_count, uint64_t key) {
         for (size_t i = first; i < first + rows; i++) {
             latest = of->row_ranks[i] > latest ? of->row_ranks[i] : latest;
         }
-        for (size_t column = 0; column < latest; column += of->capacity) {
-            const size_t columns = of->ranks - column < of->capacity ? of->ranks - column : of->capacity;
+        for (size_t column = 0; column < latest; column += of->column_capacity) {
+            const size_t rest = of->ranks - column;
+            const size_t columns = rest < of->column_capacity ? rest : of->column_capacity;
             for (size_t j = 0; j < columns; j++) {
                 of->column_ranks[j] = (uint32_t)(column + j);
             }
@@ -160,22 +168,22 @@ static void compare_all(chance *of, size_t row_count, uint64_t key) {
     }
 }
 
-/* Figures of one repetition from its rows. */
-static void summarise(const chance *of, const row_figures *rows, kvsim__chance_sample *out) {
+/* Figures of one repetition from its rows, which lie `stride` apart. */
+static void summarise(const chance *of, const row_figures *rows, size_t stride, kvsim__chance_sample *out) {
     const double drawn = (double)of->drawn;
     for (int kind = 0; kind < KVSIM__KINDS; kind++) {
         uint64_t pairs = 0;
         double sum = 0.0;
         for (size_t i = 0; i < of->drawn; i++) {
-            pairs += rows[i].pairs[kind];
-            sum += rows[i].cosine_sum[kind];
+            pairs += rows[i * stride].pairs[kind];
+            sum += rows[i * stride].cosine_sum[kind];
         }
         out->mean_cosine[kind] = pairs > 0 ? sum / (double)pairs : NAN;
         for (uint32_t t = 0; t < of->plan.threshold_count; t++) {
             uint64_t hits = 0, pages = 0;
             for (size_t i = 0; i < of->drawn; i++) {
-                hits += rows[i].hits[kind][t];
-                pages += rows[i].threshold_bits[kind] >> t & 1;
+                hits += rows[i * stride].hits[kind][t];
+                pages += rows[i * stride].threshold_bits[kind] >> t & 1;
             }
             out->pair_share[kind][t] = pairs > 0 ? (double)hits / (double)pairs : NAN;
             out->page_share[kind][t] = (double)pages / drawn;
@@ -185,7 +193,7 @@ static void summarise(const chance *of, const row_figures *rows, kvsim__chance_s
         for (uint32_t b = 0; b < of->plan.budget_count; b++) {
             uint64_t pages = 0;
             for (size_t i = 0; i < of->drawn; i++) {
-                pages += rows[i].budget_bits[lane] >> b & 1;
+                pages += rows[i * stride].budget_bits[lane] >> b & 1;
             }
             out->removed_share[lane][b] = (double)pages / drawn;
         }
@@ -195,22 +203,25 @@ static void summarise(const chance *of, const row_figures *rows, kvsim__chance_s
 static kvsim_status run(chance *of, kvsim__chance_sample *samples) {
     const uint32_t repetitions = of->plan.null_repetitions;
     for (uint32_t c = 0; c < COLUMN_SHUFFLINGS && c < repetitions; c++) {
-        size_t rows = 0;
-        for (uint32_t r = c; r < repetitions; r += COLUMN_SHUFFLINGS) {
+        /* Rows of all repetitions of this shuffling lie in order of their ranks, so that neighbours have about the same
+           earlier pages and the rest need not be looked at. */
+        const size_t stride = (repetitions - c + COLUMN_SHUFFLINGS - 1) / COLUMN_SHUFFLINGS;
+        const size_t rows = of->drawn * stride;
+        for (uint32_t r = c, own = 0; r < repetitions; r += COLUMN_SHUFFLINGS, own++) {
             const uint64_t purpose = (uint64_t)of->pairing.groups[0].view << 40 | (uint64_t)r << 8;
             kvsim__random draw = {kvsim__random_seed(of->plan.seed, purpose | PURPOSE_DRAW)};
             const uint64_t key = kvsim__random_seed(of->plan.seed, purpose | PURPOSE_ROWS);
-            for (size_t i = 0; i < of->drawn; i++, rows++) {
+            for (size_t i = 0; i < of->drawn; i++) {
                 /* One page from each of `drawn` equal stretches of the arrival order. */
                 const size_t begin = of->ranks * i / of->drawn, end = of->ranks * (i + 1) / of->drawn;
-                of->row_ranks[rows] = (uint32_t)(begin + kvsim__random_below(&draw, end - begin));
-                of->row_draws[rows] = key;
+                of->row_ranks[i * stride + own] = (uint32_t)(begin + kvsim__random_below(&draw, end - begin));
+                of->row_draws[i * stride + own] = key;
             }
         }
         memset(of->rows, 0, rows * sizeof *of->rows);
         compare_all(of, rows, kvsim__random_seed(of->plan.seed, (uint64_t)c << 8 | PURPOSE_COLUMNS));
-        for (uint32_t r = c, i = 0; r < repetitions; r += COLUMN_SHUFFLINGS, i++) {
-            summarise(of, of->rows + (size_t)i * of->drawn, &samples[r]);
+        for (uint32_t r = c, own = 0; r < repetitions; r += COLUMN_SHUFFLINGS, own++) {
+            summarise(of, of->rows + own, stride, &samples[r]);
         }
         if (atomic_load(&of->pairing.progress->stop)) {
             return kvsim__fail(of->pairing.base, KVSIM_E_CANCELLED, "cancelled by the progress callback");
@@ -233,6 +244,11 @@ static void list_slots(chance *of) {
     }
 }
 
+static size_t panel_capacity(const chance *of, size_t bytes) {
+    const size_t capacity = bytes / kvsim__panel_bytes(&of->pairing, KVSIM__STRIP) * KVSIM__STRIP;
+    return capacity > MAX_PANEL ? MAX_PANEL : capacity < KVSIM__STRIP ? KVSIM__STRIP : capacity;
+}
+
 static void choose_sizes(chance *of) {
     const uint32_t repetitions = of->plan.null_repetitions;
     const size_t share = (of->ranks + 2 * (size_t)repetitions - 1) / (2 * (size_t)repetitions);
@@ -241,8 +257,9 @@ static void choose_sizes(chance *of) {
                 : share > MOST_DRAWN   ? MOST_DRAWN
                                        : share;
     of->total = of->drawn * ((repetitions + COLUMN_SHUFFLINGS - 1) / COLUMN_SHUFFLINGS);
-    of->capacity = PANEL_BYTES / kvsim__panel_bytes(&of->pairing, KVSIM__STRIP) * KVSIM__STRIP;
-    of->capacity = of->capacity > MAX_PANEL ? MAX_PANEL : of->capacity < KVSIM__STRIP ? KVSIM__STRIP : of->capacity;
+    of->row_capacity = panel_capacity(of, ROW_BYTES);
+    of->column_capacity = panel_capacity(of, COLUMN_BYTES);
+    of->longest = of->row_capacity > of->column_capacity ? of->row_capacity : of->column_capacity;
 }
 
 kvsim_status kvsim__chance_run(const kvsim__pairing *pairing, kvsim__chance_sample *samples, bool *enough) {
@@ -262,14 +279,14 @@ kvsim_status kvsim__chance_run(const kvsim__pairing *pairing, kvsim__chance_samp
         of.row_ranks = kvsim__allocate(base, of.total, sizeof *of.row_ranks);
         of.row_draws = kvsim__allocate(base, of.total, sizeof *of.row_draws);
         of.rows = kvsim__allocate(base, of.total, sizeof *of.rows);
-        of.column_ranks = kvsim__allocate(base, of.capacity, sizeof *of.column_ranks);
-        of.shuffling = kvsim__allocate(base, of.capacity, sizeof *of.shuffling);
+        of.column_ranks = kvsim__allocate(base, of.column_capacity, sizeof *of.column_ranks);
+        of.shuffling = kvsim__allocate(base, of.longest, sizeof *of.shuffling);
         status = of.row_ranks != NULL && of.row_draws != NULL && of.rows != NULL && of.column_ranks != NULL &&
                          of.shuffling != NULL
-                     ? kvsim__panel_open(&of.pairing, of.capacity, &of.row_panel)
+                     ? kvsim__panel_open(&of.pairing, of.row_capacity, &of.row_panel)
                      : kvsim__fail_memory(base, of.total * sizeof *of.rows, "a chance level");
         if (status == KVSIM_OK) {
-            status = kvsim__panel_open(&of.pairing, of.capacity, &of.column_panel);
+            status = kvsim__panel_open(&of.pairing, of.column_capacity, &of.column_panel);
         }
         if (status == KVSIM_OK) {
             status = run(&of, samples);
@@ -279,8 +296,8 @@ kvsim_status kvsim__chance_run(const kvsim__pairing *pairing, kvsim__chance_samp
         kvsim__release(base, of.row_ranks, of.total, sizeof *of.row_ranks);
         kvsim__release(base, of.row_draws, of.total, sizeof *of.row_draws);
         kvsim__release(base, of.rows, of.total, sizeof *of.rows);
-        kvsim__release(base, of.column_ranks, of.capacity, sizeof *of.column_ranks);
-        kvsim__release(base, of.shuffling, of.capacity, sizeof *of.shuffling);
+        kvsim__release(base, of.column_ranks, of.column_capacity, sizeof *of.column_ranks);
+        kvsim__release(base, of.shuffling, of.longest, sizeof *of.shuffling);
     }
     kvsim__release(base, of.slots, pairing->slots, sizeof *of.slots);
     return status;
