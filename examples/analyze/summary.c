@@ -105,6 +105,8 @@ static void print_words(FILE *out, json_t *sentences) {
         const char *word = json_string_value(sentence);
         while (*word != 0) {
             size_t length = strcspn(word, " ");
+            if (strncmp(word + length, " %", 2) == 0) /* a number stays with its sign of per cent */
+                length += 1 + strcspn(word + length + 1, " ");
             if (column > 0 && column + 1 + length > TEXT_COLUMNS) {
                 fputs("\n  ", out);
                 column = 2;
@@ -133,7 +135,8 @@ static void print_ledger(FILE *out, const report_figures *figures, const ledger_
                          const lossless_totals *lossless) {
     char name[80];
     fprintf(out, "\nWhere every byte belongs\n");
-    print_bin(out, "equal to an earlier block", ledger->exact, ledger->seen);
+    print_bin(out, figures->by_block ? "equal to an earlier block" : "equal to an earlier page", ledger->exact,
+              ledger->seen);
     print_bin(out, "equal within units in the last place", ledger->ulp, ledger->seen);
     snprintf(name, sizeof name, "near, error <= %g", figures->budget);
     print_bin(out, name, ledger->near, ledger->seen);
