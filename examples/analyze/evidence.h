@@ -2,7 +2,7 @@
  * A share of pages with what chance alone gives and how sure the difference is, pooled over groups.
  *
  * Groups are pooled by their pages, and so are the ends of their intervals: as if all layers rose and fell together,
- * which they nearly do, since they hold the same sequences. The pooled interval is never too narrow for it.
+ * which they nearly do, since they hold the same sequences. That errs on the wide side.
  */
 #ifndef KVSIM_EXAMPLES_ANALYZE_EVIDENCE_H
 #define KVSIM_EXAMPLES_ANALYZE_EVIDENCE_H
