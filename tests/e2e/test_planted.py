@@ -12,10 +12,7 @@ import math
 import random
 import struct
 
-import test_analyze as harness
-from test_analyze import Skip, analyze, cases, dump_file, recorded, report_of, require, run, temporary, test, write
-
-harness.tests.clear()
+from analyze_harness import analyze, cases, dump_file, main, recorded, report_of, require, run, temporary, test, write
 
 SEQUENCES, PAGES, TOKENS, HEADS, SIZE = 12, 4, 8, 2, 16
 LENGTH = PAGES * TOKENS
@@ -289,4 +286,4 @@ def shared_prefix_is_found_and_no_more():
 
 
 if __name__ == "__main__":
-    harness.main("test_planted", 20)
+    main("test_planted", 20, __doc__)

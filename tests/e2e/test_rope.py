@@ -1,41 +1,18 @@
 #!/usr/bin/env python3
 """End-to-end tests of what kvsim-analyze knows of RoPE: --rope, --rope-config, and the warning about a wrong rotation.
 
-usage: test_rope.py PROGRAM
+usage: test_rope.py [PROGRAM]
 
-PROGRAM is kvsim-analyze. Recorded caches come from the folder that test_analyze.py uses; what needs them is skipped,
+PROGRAM is kvsim-analyze. Recorded caches come from the folder that analyze_harness.py names; what needs them is skipped,
 and counted, where they are absent. The last line is `test_rope_options: N passed, N failed, N skipped`.
 """
 
 import json
-import os
-import sys
-import traceback
 
-import test_analyze as common
-from test_analyze import Failure, Skip, expect_error, need_engine, recorded, report_of, require, run, temporary, write
+from analyze_harness import (MODEL, analyze, cases, dump_file, expect_error, main, need_engine, recorded, report_of,
+                             require, run, temporary, test, validate, write)
 
-MODEL = common.MODEL
-# Fewer checks than this means that the test itself is broken.
-EXPECTED_CHECKS = 24
 FAST = ("--no-plots", "--metrics", "cosine", "--no-chance", "--kind", "key")
-
-tests = []
-
-
-def cases(*rows):
-    """One test for each row; its first item is the name."""
-
-    def add(function):
-        for row in rows:
-            tests.append((f"{function.__name__}: {row[0]}", function, row[1:]))
-        return function
-
-    return add
-
-
-def test(function):
-    return cases((function.__name__,))(function)
 
 
 def measure(*arguments):
@@ -44,7 +21,7 @@ def measure(*arguments):
         done = run(*arguments, *FAST, "--output-dir", work / "out")
         require(done.returncode == 0, f"exit status {done.returncode}: {done.stderr}")
         report = report_of(work / "out")
-        common.validate(report)
+        validate(report)
         return [line for line in done.stderr.splitlines() if line.startswith("kvsim-analyze: ")], report["input"]
 
 
@@ -80,7 +57,7 @@ def wrong_rotation(arguments):
 @test
 def wrong_rotation_quietly():
     with temporary() as work:
-        report = common.analyze(work / "out", "--pages", recorded("kv/stories24.safetensors"), "--rope", "interleaved",
+        report = analyze(work / "out", "--pages", recorded("kv/stories24.safetensors"), "--rope", "interleaved",
                                 *FAST)
         require(report["input"]["rope_check"]["residual"] > 0.3, "no residual")
 
@@ -103,7 +80,7 @@ def dump_of_the_shipped_model():
     need_engine()
     with temporary() as work:
         dump = work / "tiny.safetensors"
-        made = common.analyze(work / "made", "--dump", dump, "--max-tokens", "100", *FAST)
+        made = analyze(work / "made", "--dump", dump, "--max-tokens", "100", *FAST)
         require("rope_check" not in made["input"], "nothing to check in the engine's own pages")
         expect_right(*measure("--pages", dump), 1e-5)
         expect_right(*measure("--pages", dump, "--rope-config", MODEL), 1e-5)
@@ -128,7 +105,7 @@ def command_line_comes_before_the_file():
 @test
 def rotation_of_pages_that_say_none():
     with temporary() as work:
-        path = write(work, "a.safetensors", common.dump_file([16, 16], metadata={"rope_applied": "false"}))
+        path = write(work, "a.safetensors", dump_file([16, 16], metadata={"rope_applied": "false"}))
         warnings, facts = measure("--pages", path, "--rope", "half")
         require(warnings == [] and facts["rope_known"], f"{warnings} {facts}")
 
@@ -162,7 +139,7 @@ def options_that_exclude_each_other():
 )
 def wrong_config(content, words):
     with temporary() as work:
-        path = write(work, "a.safetensors", common.dump_file([16]))
+        path = write(work, "a.safetensors", dump_file([16]))
         if content is not None:
             write(work, "config.json", content)
         expect_error(["--pages", path, "--rope-config", work], ["--rope-config", "config.json", *words], statuses=(1,))
@@ -171,34 +148,9 @@ def wrong_config(content, words):
 @test
 def rotation_wider_than_the_heads():
     with temporary() as work:
-        path = write(work, "a.safetensors", common.dump_file([16, 16]))
+        path = write(work, "a.safetensors", dump_file([16, 16]))
         expect_error(["--pages", path, "--rope", "half,dims=64"], ["64", "channels"], statuses=(1,))
 
 
-def main():
-    if len(sys.argv) != 2:
-        sys.exit(__doc__)
-    common.program = os.path.abspath(sys.argv[1])
-    passed = failed = skipped = 0
-    for name, function, arguments in tests:
-        try:
-            function(*arguments)
-            passed += 1
-        except Skip as reason:
-            skipped += 1
-            print(f"skipped: {name}: {reason}", flush=True)
-        except Failure as reason:
-            failed += 1
-            print(f"failed: {name}: {reason}", flush=True)
-        except Exception:
-            failed += 1
-            print(f"failed: {name}:\n{traceback.format_exc()}", flush=True)
-    if passed + failed + skipped < EXPECTED_CHECKS:
-        failed += 1
-        print(f"only {passed + skipped} checks, at least {EXPECTED_CHECKS} were expected")
-    print(f"test_rope_options: {passed} passed, {failed} failed, {skipped} skipped")
-    sys.exit(1 if failed else 0)
-
-
 if __name__ == "__main__":
-    main()
+    main("test_rope_options", 24, __doc__)
