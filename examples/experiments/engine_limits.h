@@ -4,7 +4,6 @@
 #ifndef KVSIM_EXAMPLES_EXPERIMENTS_ENGINE_LIMITS_H
 #define KVSIM_EXAMPLES_EXPERIMENTS_ENGINE_LIMITS_H
 
-#include <stdbool.h>
 #include <stdint.h>
 
 /**
@@ -15,10 +14,9 @@
  * if there is one. `interrupted()` (common/message.h) asks it to stop.
  */
 typedef struct engine_limits {
-    double seconds;   /**< of the whole run; 0 = none. Engines with a child of their own end it then */
-    int32_t threads;  /**< threads of the engine; 0 = as it likes */
-    bool cut_prompts; /**< cut a prompt that is too long for the context (the newest tokens stay) and say so in
-                           `prompt_cut`; false: refuse it */
+    double seconds;     /**< of the whole run; 0 = none. Engines with a child of their own end it then */
+    int32_t threads;    /**< threads of the engine; 0 = as it likes */
+    const char *python; /**< program of --python for `transformers`; NULL: $KVSIM_PYTHON, else python3 */
     void (*progress)(void *user, int64_t done, int64_t total); /**< tokens; may be NULL */
     void *progress_user;
 } engine_limits;

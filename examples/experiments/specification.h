@@ -32,7 +32,9 @@ typedef enum experiment_field {
     FIELD_ENGINE,
     FIELD_PAGE_TOKENS,
     FIELD_IGNORE_EOS,
-    FIELD_COMMAND,
+    FIELD_DTYPE,
+    FIELD_LONG_PROMPTS,
+    FIELD_ENGINE_COMMAND,
     FIELD_COUNT
 } experiment_field;
 
@@ -61,11 +63,13 @@ typedef struct experiment {
     int64_t repeats;      /**< at least 1 */
     int64_t tensor_parallel_size;
     double gpu_memory_utilization;
-    int64_t max_model_len;   /**< most tokens of a sequence, prompt included; 0 = what the model takes */
-    char *engine;            /**< ENGINE_* */
-    int64_t page_tokens;     /**< tokens of a page */
-    bool ignore_eos;         /**< generate max_tokens whatever the model says, so that runs are comparable; default */
-    char *command;           /**< for `command`: what `sh -c` runs; NULL for the others unless the file has one */
+    int64_t max_model_len; /**< most tokens of a sequence, prompt included; 0 = what the model takes */
+    char *engine;          /**< ENGINE_* */
+    int64_t page_tokens;   /**< tokens of a page */
+    bool ignore_eos;       /**< generate max_tokens whatever the model says, so that runs are comparable; default */
+    char *dtype;      /**< of the cache and, in `transformers`, of the weights: auto, float32, bfloat16 or float16 */
+    bool cut_prompts; /**< `long_prompts`: "cut" in place of "refuse", see experiment_prompt_room */
+    char *engine_command;    /**< for `command`: what `sh -c` runs; NULL for the others unless the file has one */
     bool given[FIELD_COUNT]; /**< fields that the file, or an option in its place, names */
 } experiment;
 
@@ -90,10 +94,17 @@ void experiments_release(experiment_list *list);
 
 /**
  * The experiment as a JSON object that specification_parse takes, prompts included: every field, but for those that
- * were not given and have no value of their own (tensor_parallel_size, gpu_memory_utilization, max_model_len, command).
- * The same experiment gives the same text. @return [owned]; NULL when out of memory
+ * were not given and have no value of their own (tensor_parallel_size, gpu_memory_utilization, max_model_len,
+ * engine_command). The same experiment gives the same text. @return [owned]; NULL when out of memory
  */
 json_t *experiment_to_json(const experiment *e);
+
+/**
+ * Most tokens of a prompt in a context of `context` tokens. A prompt is too long if it leaves no room for one new token
+ * (`tokens >= context`). It is then refused, or cut to this many tokens, which leave room for max_tokens new ones
+ * where that is possible: its first tokens stay.
+ */
+int64_t experiment_prompt_room(const experiment *e, int64_t context);
 
 /** Seed of a repeat: seed + repeat. */
 uint64_t experiment_repeat_seed(const experiment *e, int64_t repeat);
