@@ -1,12 +1,14 @@
 #include "options.h"
 
-#include "arguments.h"
+#include "common/arguments.h"
 #include "common/message.h"
 #include "rotation.h"
 
 #include <argp.h>
 #include <stdlib.h>
 #include <string.h>
+
+const char *const program_name = PROGRAM;
 
 /** New tokens of each prompt if --max-tokens does not say: six prompts then give a few hundred blocks. */
 #define DEFAULT_MAX_TOKENS 512

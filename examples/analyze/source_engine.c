@@ -4,8 +4,9 @@
 
 #include "common/data_folder.h"
 #include "common/progress.h"
+#include "common/prompts.h"
+#include "common/token_ids.h"
 #include "engine/engine.h"
-#include "prompts.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -22,24 +23,6 @@ static int32_t kv_dtype_code(const char *name) {
     return strcmp(name, "bf16") == 0 ? ENGINE_KV_BF16 : strcmp(name, "f16") == 0 ? ENGINE_KV_F16 : ENGINE_KV_F32;
 }
 
-/** Token ids of a prompt for a model with a tokenizer of its own: whole numbers between blanks. */
-static int parse_ids(const char *text, size_t number, int32_t vocabulary, int32_t *ids, int64_t *count,
-                     error_text *error) {
-    char *end;
-    *count = 0;
-    for (const char *at = text; at[strspn(at, " \t")] != 0; at = end) {
-        long id = strtol(at, &end, 10);
-        bool ended = *end == 0 || *end == ' ' || *end == '\t';
-        if (end == at || !ended || id < 0 || id >= vocabulary)
-            return fail(
-                error,
-                "prompt %zu: this model has a tokenizer of its own; give token ids (0 to %d) with --prompts-file",
-                number, vocabulary - 1);
-        ids[(*count)++] = (int32_t)id;
-    }
-    return 0;
-}
-
 static int add_prompt(engine *e, const char *text, size_t number, const analyze_options *options, error_text *error) {
     const engine_config *config = engine_get_config(e);
     size_t size = strlen(text);
@@ -49,7 +32,7 @@ static int add_prompt(engine *e, const char *text, size_t number, const analyze_
     int64_t count = 0;
     int result = 0;
     if (!config->byte_level)
-        result = parse_ids(text, number + 1, config->vocabulary, ids, &count, error);
+        result = token_ids_read(text, number + 1, config->vocabulary, ids, &count, error);
     else if (engine_tokenize(e, text, size, ids, &count) != ENGINE_OK)
         result = fail(error, "%s", engine_error(e));
     engine_sampling sampling = {options->temperature, 0, options->top_p, options->seed + number, false};

@@ -1,14 +1,11 @@
 #include "prompts.h"
 
-#include <errno.h>
+#include "text_file.h"
+
 #include <stdbool.h>
 #include <stdint.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-
-/** Largest file of prompts. */
-#define MAX_FILE_BYTES (64u << 20)
 
 /** Bytes of the UTF-8 character at `at` (RFC 3629: no overlong forms, no surrogates), 0 if it is none. */
 static size_t character_size(const unsigned char *at, size_t left) {
@@ -35,30 +32,6 @@ static int check_utf8(const char *text, size_t size, const char *path, error_tex
         line += text[i] == '\n';
     }
     return 0;
-}
-
-static char *read_whole(const char *path, size_t *size, error_text *error) {
-    FILE *file = fopen(path, "rbe");
-    if (file == NULL) {
-        fail(error, "cannot open the prompts file %s: %s", path, strerror(errno));
-        return NULL;
-    }
-    char *text = malloc(MAX_FILE_BYTES + 1);
-    *size = text != NULL ? fread(text, 1, MAX_FILE_BYTES + 1, file) : 0;
-    if (text == NULL)
-        fail(error, "out of memory");
-    else if (ferror(file))
-        fail(error, "cannot read the prompts file %s: %s", path, strerror(errno));
-    else if (*size > MAX_FILE_BYTES)
-        fail(error, "the prompts file %s is larger than %u MiB; split it", path, MAX_FILE_BYTES >> 20);
-    else {
-        text[*size] = 0;
-        fclose(file);
-        return text;
-    }
-    fclose(file);
-    free(text);
-    return NULL;
 }
 
 /** Resolve the escapes of a line in place. */
@@ -95,7 +68,7 @@ static int add_prompt(prompt_list *list, char *line, error_text *error) {
 int prompts_read(prompt_list *list, const char *path, error_text *error) {
     memset(list, 0, sizeof *list);
     size_t size;
-    char *text = read_whole(path, &size, error);
+    char *text = text_file_read(path, "the prompts file", &size, error);
     if (text == NULL)
         return -1;
     int result = check_utf8(text, size, path, error);

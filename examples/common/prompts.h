@@ -1,10 +1,10 @@
 /**
  * Prompts from a text file: one a line.
  */
-#ifndef KVSIM_EXAMPLES_ANALYZE_PROMPTS_H
-#define KVSIM_EXAMPLES_ANALYZE_PROMPTS_H
+#ifndef KVSIM_EXAMPLES_COMMON_PROMPTS_H
+#define KVSIM_EXAMPLES_COMMON_PROMPTS_H
 
-#include "common/message.h"
+#include "message.h"
 
 #include <stddef.h>
 

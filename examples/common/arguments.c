@@ -1,7 +1,6 @@
 #include "arguments.h"
 
-#include "common/message.h"
-#include "options.h"
+#include "message.h"
 
 #include <errno.h>
 #include <stdarg.h>
@@ -9,13 +8,15 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include <kvsim/kvsim.h>
+
 void usage_error(const char *format, ...) {
     error_text text;
     va_list arguments;
     va_start(arguments, format);
     vsnprintf(text.text, sizeof text.text, format, arguments);
     va_end(arguments);
-    print_error(PROGRAM, "%s; see %s --help", text.text, PROGRAM);
+    print_error(program_name, "%s; see %s --help", text.text, program_name);
     exit(EXIT_USAGE);
 }
 

@@ -1,11 +1,14 @@
 /**
  * Values of options: numbers, words, and lists of them. A mistake ends the program with one line and status 2.
  */
-#ifndef KVSIM_EXAMPLES_ANALYZE_ARGUMENTS_H
-#define KVSIM_EXAMPLES_ANALYZE_ARGUMENTS_H
+#ifndef KVSIM_EXAMPLES_COMMON_ARGUMENTS_H
+#define KVSIM_EXAMPLES_COMMON_ARGUMENTS_H
 
 #include <stddef.h>
 #include <stdint.h>
+
+/** Name of the program in its messages. Each program defines it. */
+extern const char *const program_name;
 
 /** Print the message, point to --help, and exit with EXIT_USAGE. */
 void usage_error(const char *format, ...) __attribute__((format(printf, 1, 2), noreturn));
