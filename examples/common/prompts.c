@@ -1,32 +1,15 @@
 #include "prompts.h"
 
 #include "text_file.h"
+#include "utf8.h"
 
-#include <stdbool.h>
-#include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
-
-/** Bytes of the UTF-8 character at `at` (RFC 3629: no overlong forms, no surrogates), 0 if it is none. */
-static size_t character_size(const unsigned char *at, size_t left) {
-    static const uint32_t least[] = {0, 0, 0x80, 0x800, 0x10000};
-    size_t size = at[0] < 0x80 ? 1 : at[0] >> 5 == 6 ? 2 : at[0] >> 4 == 14 ? 3 : at[0] >> 3 == 30 ? 4 : 0;
-    if (size < 2 || size > left)
-        return size == 1 && at[0] != 0 ? 1 : 0;
-    uint32_t code = at[0] & (0x7fu >> size);
-    for (size_t i = 1; i < size; i++) {
-        if (at[i] >> 6 != 2)
-            return 0;
-        code = code << 6 | (at[i] & 0x3f);
-    }
-    bool surrogate = code >= 0xd800 && code < 0xe000;
-    return code >= least[size] && code <= 0x10ffff && !surrogate ? size : 0;
-}
 
 static int check_utf8(const char *text, size_t size, const char *path, error_text *error) {
     size_t line = 1;
     for (size_t i = 0, step; i < size; i += step) {
-        step = character_size((const unsigned char *)text + i, size - i);
+        step = utf8_character_size(text + i, size - i);
         if (step == 0)
             return fail(error, "%s: line %zu is not UTF-8 text (byte %zu); save the file as UTF-8", path, line, i);
         line += text[i] == '\n';

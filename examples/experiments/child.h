@@ -15,8 +15,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
-/** Bytes of the last words, terminating NUL included. */
-#define LAST_WORDS_SIZE 2048
+/** Bytes of the last words, terminating NUL included: with what else is said they fit into an error text. */
+#define LAST_WORDS_SIZE 800
 
 /** Bytes of a line of standard output; the rest of a longer line is dropped. */
 #define CHILD_LINE_SIZE 4096
