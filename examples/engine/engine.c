@@ -167,6 +167,7 @@ static void free_sequence(engine *e, sequence *s) {
         pool_release(&e->pool, s->blocks[i]);
     }
     free(s->tokens);
+    free(s->token_seconds);
     free(s->blocks);
     free(s);
 }
@@ -208,12 +209,14 @@ static sequence *new_sequence(engine *e, const int32_t *ids, int64_t count, int6
     }
     s->tokens = engine_array((size_t)most, sizeof *s->tokens);
     s->blocks = engine_array((size_t)(most / e->pool.page_tokens + 1), sizeof *s->blocks);
-    if (!s->tokens || !s->blocks) {
+    s->token_seconds = engine_array((size_t)(most - count), sizeof *s->token_seconds);
+    if (!s->tokens || !s->blocks || !s->token_seconds) {
         free_sequence(e, s);
         return NULL;
     }
     memcpy(s->tokens, ids, (size_t)count * sizeof *ids);
     s->token_count = count;
+    s->given_count = count;
     s->prompt_length = count;
     s->limit = limit;
     return s;
@@ -352,6 +355,14 @@ int64_t engine_prompt_length(const engine *e, int64_t number) {
 int64_t engine_cached_length(const engine *e, int64_t number) {
     const sequence *s = engine_find(e, number);
     return s ? s->cached : -1;
+}
+
+const double *engine_token_seconds(const engine *e, int64_t number, int64_t *count) {
+    const sequence *s = engine_find(e, number);
+    if (count) {
+        *count = s ? s->token_count - s->given_count : 0;
+    }
+    return s ? s->token_seconds : NULL;
 }
 
 const int32_t *engine_block_table(const engine *e, int64_t number, int64_t *count) {

@@ -221,6 +221,16 @@ int64_t engine_prompt_length(const engine *e, int64_t sequence);
 int64_t engine_cached_length(const engine *e, int64_t sequence);
 
 /**
+ * When the generated tokens of a sequence were chosen: seconds since the beginning of the first step that computed
+ * tokens of it, by the monotonic clock, the other sequences of the steps and pauses between two `engine_run` included.
+ * The first one is the time to the first token; tokens of one sequence never come from one step, so the differences are
+ * times between tokens.
+ * @param count receives their number: the tokens after those that the sequence was added, or forked, with; may be NULL
+ * @return [borrowed] until the next call that runs or releases; NULL if there is no such sequence
+ */
+const double *engine_token_seconds(const engine *e, int64_t sequence, int64_t *count);
+
+/**
  * Physical blocks of a sequence, in order.
  * @param count receives their number; may be NULL
  * @return [borrowed] until the next call that runs or releases; NULL if there is no such sequence

@@ -135,8 +135,11 @@ typedef struct sequence {
     int32_t *tokens; /* [limit, at least token_count] */
     int64_t token_count;
     int64_t prompt_length;
-    int64_t limit;  /* the sequence is finished when it has that many tokens */
-    int64_t cached; /* tokens in the cache */
+    int64_t given_count;   /* tokens that it was added or forked with */
+    double begin_time;     /* of the first step that computed any of them; 0 = there was none yet */
+    double *token_seconds; /* [limit - given_count] from then until each further token was chosen */
+    int64_t limit;         /* the sequence is finished when it has that many tokens */
+    int64_t cached;        /* tokens in the cache */
     int32_t *blocks;
     int64_t block_count;
     sampler sampler;

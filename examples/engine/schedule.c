@@ -188,12 +188,13 @@ static void register_full_blocks(engine *e, sequence *s, int64_t cached_before) 
 }
 
 /* The step's tokens are in the cache: choose next tokens from the logits. */
-static void finish_step(engine *e, bool prefill) {
+static void finish_step(engine *e, bool prefill, double start) {
     const batch *b = &e->batch;
     int64_t logit = 0;
     for (int64_t i = 0; i < b->segment_count; i++) {
         sequence *s = b->segments[i].sequence;
         int64_t before = s->cached;
+        s->begin_time = s->begin_time != 0.0 ? s->begin_time : start;
         s->cached += b->segments[i].rows;
         if (e->options.share_prefixes) {
             register_full_blocks(e, s, before);
@@ -201,6 +202,7 @@ static void finish_step(engine *e, bool prefill) {
         if (s->cached == s->token_count && s->token_count < s->limit) {
             const float *logits = e->workspace.logits + logit++ * e->config.vocabulary;
             int32_t token = sampler_next(&s->sampler, logits, e->config.vocabulary, e->workspace.candidates);
+            s->token_seconds[s->token_count - s->given_count] = now() - s->begin_time;
             s->tokens[s->token_count++] = token;
             s->finished = s->token_count == s->limit || (token == e->config.eos && !s->sampler.options.ignore_eos);
             e->stats.decode_tokens += !prefill;
@@ -265,7 +267,7 @@ int engine_run(engine *e, engine_progress progress, void *progress_user) {
         if (status != ENGINE_OK) {
             return status;
         }
-        finish_step(e, prefill);
+        finish_step(e, prefill, start);
         *(prefill ? &e->stats.prefill_seconds : &e->stats.decode_seconds) += now() - start;
     }
 }

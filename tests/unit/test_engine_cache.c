@@ -275,6 +275,48 @@ START_TEST(cancelling_keeps_what_was_done) {
 }
 END_TEST
 
+static int sleep_before_the_third_step(void *user, int64_t done, int64_t total) {
+    int *calls = user;
+    (void)done;
+    (void)total;
+    if (++*calls == 3) {
+        usleep(30000);
+    }
+    return 0;
+}
+
+START_TEST(token_times_rise_and_hold_what_the_engine_waited) {
+    engine_options options = options_for(SMALL);
+    engine *e = start(&options);
+    int32_t ids[20];
+    const engine_sampling greedy = {.ignore_eos = true};
+    add(e, ids, make_prompt(ids, 20, 0, 1), &greedy, 5);
+    add(e, ids, make_prompt(ids, 12, 0, 2), &greedy, 0);
+    int calls = 0;
+    ck_assert_int_eq(engine_run(e, sleep_before_the_third_step, &calls), ENGINE_OK);
+    int64_t count;
+    const double *seconds = engine_token_seconds(e, 0, &count);
+    ck_assert_int_eq(count, 5);
+    ck_assert(seconds[0] > 0.0);
+    for (int64_t i = 1; i < count; i++) {
+        ck_assert(seconds[i] > seconds[i - 1]);
+    }
+    /* The first step is the prefill; the third one chooses the third token. */
+    ck_assert(seconds[2] - seconds[1] >= 0.03);
+    ck_assert_ptr_nonnull(engine_token_seconds(e, 1, &count));
+    ck_assert_int_eq(count, 0);
+    int64_t child;
+    ck_assert_int_eq(engine_fork(e, 0, &greedy, 2, &child), ENGINE_OK);
+    run(e);
+    seconds = engine_token_seconds(e, child, &count);
+    ck_assert_int_eq(count, 2);
+    ck_assert(seconds[0] > 0.0 && seconds[1] > seconds[0]);
+    ck_assert_ptr_null(engine_token_seconds(e, 7, &count));
+    ck_assert_int_eq(count, 0);
+    engine_destroy(e);
+}
+END_TEST
+
 START_TEST(sequences_end_at_the_models_longest) {
     engine_options options = options_for(SMALL);
     engine *e = start(&options);
@@ -418,10 +460,11 @@ int main(void) {
     TCase *limits = kvsim_check_case(suite, "limits");
     tcase_add_test(limits, a_full_pool_is_an_error_that_can_be_mended);
     tcase_add_test(limits, cancelling_keeps_what_was_done);
+    tcase_add_test(limits, token_times_rise_and_hold_what_the_engine_waited);
     tcase_add_test(limits, sequences_end_at_the_models_longest);
     TCase *pages = kvsim_check_case(suite, "pages");
     tcase_add_loop_test(pages, live_pages_and_a_dump_give_the_same_groups, ENGINE_KV_F32, ENGINE_KV_F16 + 1);
     tcase_add_test(pages, a_shared_block_is_one_page_with_its_references);
     tcase_add_test(pages, a_dump_holds_what_is_in_the_cache);
-    return kvsim_check_main(suite, "engine_cache", 27);
+    return kvsim_check_main(suite, "engine_cache", 28);
 }
