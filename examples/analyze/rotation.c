@@ -1,14 +1,11 @@
 #include "rotation.h"
 
+#include "common/rope_residual.h"
+
 #include <errno.h>
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
-
-/** Largest residual that rounding explains: bf16 makes 0.004 of it; 8-bit floats have 3 or 2 bits of a fraction. */
-#define RESIDUAL_LIMIT      0.02
-#define RESIDUAL_LIMIT_E4M3 0.1
-#define RESIDUAL_LIMIT_E5M2 0.2
 
 /** Most channels of a head that --rope takes. */
 #define MOST_DIMS 65536
@@ -91,9 +88,7 @@ static int check_file(const kvsim_snapshot *snapshot, kvsim_ctx *ctx, check_sums
         return 0;
     if (kvsim_snapshot_check_rope(ctx, snapshot, &residual, &pairs) != KVSIM_OK)
         return fail(error, "%s", kvsim_ctx_error(ctx));
-    double limit = info.dtype_code == KVSIM_DTYPE_F8_E4M3FN ? RESIDUAL_LIMIT_E4M3
-                   : info.dtype_code == KVSIM_DTYPE_F8_E5M2 ? RESIDUAL_LIMIT_E5M2
-                                                            : RESIDUAL_LIMIT;
+    double limit = rope_residual_limit(info.dtype_code);
     sums->squares += residual * residual * (double)pairs;
     sums->pairs += pairs;
     sums->limit = limit > sums->limit ? limit : sums->limit;
