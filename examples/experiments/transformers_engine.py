@@ -40,7 +40,7 @@ BYTE_BOS, BYTE_EOS = 256, 257
 
 # How many equal tokens show how keys are rotated, and the largest relative difference that rounding leaves.
 PROBE_TOKENS = 64
-PROBE_TOLERANCE = 0.05
+PROBE_TOLERANCE = 0.02
 
 # Names that a configuration has for the longest sequence.
 LENGTH_NAMES = ("max_position_embeddings", "n_positions", "max_sequence_length", "max_seq_len", "seq_length", "n_ctx")
@@ -79,7 +79,7 @@ class Request(NamedTuple):
 
     model: str
     prompts: list[str]
-    cut_prompts: bool
+    cut_prompts: bool  # else a prompt that is too long is refused
     max_tokens: int
     max_model_len: int
     temperature: float
@@ -105,13 +105,13 @@ def read_request(path: str) -> Request:
         return Request(
             model=str(given["model"]),
             prompts=[str(text) for text in given["prompts"]],
-            cut_prompts=bool(given.get("cut_prompts", False)),
+            cut_prompts=given.get("long_prompts") == "cut",
             max_tokens=int(given["max_tokens"]),
             max_model_len=int(given.get("max_model_len") or 0),
             temperature=float(given.get("temperature", 0)),
             top_p=float(given.get("top_p", 1)),
             seed=int(given.get("seed", 0)),
-            sequence_seeds=[int(seed) for seed in given["sequence_seeds"]],
+            sequence_seeds=[int(seed) for seed in given["sequence_seeds"]],  # of 64 bits, as signed numbers
             ignore_eos=bool(given.get("ignore_eos", True)),
             page_tokens=int(given.get("page_tokens") or 16),
             dtype=str(given.get("dtype") or "auto"),
