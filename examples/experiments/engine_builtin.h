@@ -13,8 +13,10 @@ int engine_builtin_run(const experiment *e, int64_t repeat, const char *run_fold
 
 /**
  * What the engine would do, without doing it: the model is loaded, the prompts become tokens, and both are checked.
- * @return [owned] {model, prompt_tokens, cut_tokens, output_tokens, kv_bytes, ...}; NULL with `error` set on failure
+ * @param trial time a few short sequences, for an estimate
+ * @return [owned] {model, context, prompt_tokens, cut_tokens, output_tokens, blocks, kv_bytes, ignored_fields} of one
+ *         repeat, and with `trial` {prefill_tokens_per_second, decode_tokens_per_second}; NULL with `error` set
  */
-json_t *engine_builtin_plan(const experiment *e, const engine_limits *limits, error_text *error);
+json_t *engine_builtin_plan(const experiment *e, bool trial, const engine_limits *limits, error_text *error);
 
 #endif
