@@ -1,0 +1,31 @@
+/**
+ * Patterns in words, each with the numbers behind it.
+ */
+#ifndef KVSIM_EXAMPLES_EXPERIMENTS_PATTERNS_H
+#define KVSIM_EXAMPLES_EXPERIMENTS_PATTERNS_H
+
+#include <jansson.h>
+
+/**
+ * What the layers, the places in a sequence and the distance in tokens show in one experiment.
+ * @param analysis member `cache_analysis` of its results.json
+ * @return array of {pattern, text, figures}, [owned]; NULL when out of memory
+ */
+json_t *patterns_of_experiment(const json_t *analysis);
+
+/**
+ * What the experiments show against each other.
+ * @param experiments member `experiments` of final_report.json
+ * @param differences its member `differences`
+ * @return as patterns_of_experiment
+ */
+json_t *patterns_between_experiments(const json_t *experiments, const json_t *differences);
+
+/**
+ * The answer in three sentences: which workload is the most redundant and by how much, in which layers, and whether the
+ * difference is more than noise.
+ * @return array of texts, [owned]; NULL when out of memory
+ */
+json_t *patterns_answer(const json_t *experiments, const json_t *differences);
+
+#endif
