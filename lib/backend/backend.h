@@ -178,6 +178,9 @@ typedef struct kvsim__device_list {
 } kvsim__device_list;
 
 /** @name What a compare does
+ * A pair in doubt is neither counted nor listed but on `doubtful`, and there only with KVSIM__COMPARE_DOUBT: it is up to
+ * `resolve`. A pair of one sequence that the filter drops is looked at only where `bounds` are asked for, and then it
+ * is listed as near (or in doubt) at most.
  * @{ */
 #define KVSIM__COMPARE_GATHER 1u  /**< count plain pairs into the figures */
 #define KVSIM__COMPARE_DOUBT  2u  /**< put pairs aside whose packed figures cannot decide: list `doubtful` */

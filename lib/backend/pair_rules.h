@@ -65,6 +65,7 @@ typedef struct kvsim__pair_rules {
     uint32_t filtered_listing; /**< 1: slots with `listed` 0 are listed too */
     float thresholds[KVSIM_MAX_LEVELS];
     float budgets[KVSIM_MAX_LEVELS];
+    double exact_thresholds[KVSIM_MAX_LEVELS]; /**< as asked for: what pairs computed in double are compared with */
 } kvsim__pair_rules;
 
 /** A pair's figures. */
