@@ -1,6 +1,6 @@
 #include "engine_exchange.h"
 
-#include "common/json_text.h"
+#include "common/json_file.h"
 #include "common/rope_residual.h"
 #include "generation.h"
 
@@ -36,14 +36,6 @@ static int write_file(const char *path, const char *text, size_t size, error_tex
         reason = errno;
     }
     return written ? 0 : fail(error, "cannot write %s: %s", path, strerror(reason));
-}
-
-static int write_json(const char *path, const json_t *document, error_text *error) {
-    size_t size;
-    char *text = json_text(document, &size);
-    int result = text == NULL ? fail(error, "out of memory") : write_file(path, text, size, error);
-    free(text);
-    return result;
 }
 
 /** The experiment, every field filled in, and what one run of it needs besides. */
@@ -102,7 +94,7 @@ int engine_exchange_open(engine_exchange *x, const experiment *e, int64_t repeat
     if (mkdir(x->folder, 0777) != 0)
         return fail(error, "cannot make the folder %s: %s", x->folder, strerror(errno));
     json_t *document = request_document(x, limits, ignored);
-    int result = write_json(x->request, document, error);
+    int result = json_file_write(x->request, document, error);
     json_decref(document);
     return result != 0 ? result : write_prompts(x, error);
 }
@@ -198,14 +190,12 @@ static int check_rotation(dump *d, json_t *document, const char *what, error_tex
 
 /** The engine's own words. @return 0, and *given is NULL if it left none */
 static int read_generation(const char *path, const char *what, json_t **given, error_text *error) {
-    json_error_t reason;
+    error_text reason;
     *given = NULL;
     if (access(path, F_OK) != 0)
         return 0;
-    *given = json_load_file(path, JSON_REJECT_DUPLICATES | JSON_DECODE_ANY, &reason);
-    return *given != NULL
-               ? 0
-               : fail(error, "%s: the " GENERATION " that it left: line %d: %s", what, reason.line, reason.text);
+    *given = json_file_read(path, &reason);
+    return *given != NULL ? 0 : fail(error, "%s: the " GENERATION " that it left: %s", what, reason.text);
 }
 
 static int complete(const engine_exchange *x, dump *d, const char *what, int64_t peak_rss_bytes, json_t **document,
@@ -235,7 +225,7 @@ int engine_exchange_take(engine_exchange *x, const char *what, int64_t peak_rss_
     if (result == 0)
         result = complete(x, &d, what, peak_rss_bytes, &document, error);
     if (result == 0)
-        result = write_json(generation, document, error);
+        result = json_file_write(generation, document, error);
     close_dump(&d);
     if (result == 0 && rename(from, to) != 0)
         result = fail(error, "cannot move %s to %s: %s", from, to, strerror(errno));

@@ -60,12 +60,12 @@ static int run_script(engine_exchange *x, const engine_limits *limits, const cha
 
 int engine_transformers_run(const experiment *e, int64_t repeat, const char *run_folder, const engine_limits *limits,
                             error_text *error) {
-    static const experiment_field fields[] = {FIELD_TENSOR_PARALLEL_SIZE, FIELD_GPU_MEMORY_UTILIZATION};
     const char *ignored[MOST_IGNORED] = {NULL};
     size_t count = 0;
-    for (size_t i = 0; i < sizeof fields / sizeof fields[0]; i++)
-        if (e->given[fields[i]])
-            ignored[count++] = experiment_field_names[fields[i]];
+    if (e->given[FIELD_TENSOR_PARALLEL_SIZE] && e->tensor_parallel_size != 1)
+        ignored[count++] = experiment_field_names[FIELD_TENSOR_PARALLEL_SIZE];
+    if (e->given[FIELD_GPU_MEMORY_UTILIZATION])
+        ignored[count++] = experiment_field_names[FIELD_GPU_MEMORY_UTILIZATION];
     char *script = find_shipped(SCRIPT);
     engine_exchange x;
     if (script == NULL)

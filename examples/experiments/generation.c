@@ -6,17 +6,17 @@
 /** Bytes of a JSON pointer to a member. */
 #define POINTER_SIZE 96
 
-/** Short name of an element type, as kvsim-analyze says it. */
+/** Name of an element type, as the field `dtype` of an experiment has it. */
 static const char *dtype_name(const kvsim_snapshot_info *dump) {
     switch (dump->dtype_code) {
     case KVSIM_DTYPE_BFLOAT:
-        return "bf16";
+        return "bfloat16";
     case KVSIM_DTYPE_F8_E4M3FN:
-        return "f8_e4m3fn";
+        return "float8_e4m3fn";
     case KVSIM_DTYPE_F8_E5M2:
-        return "f8_e5m2";
+        return "float8_e5m2";
     default:
-        return dump->dtype_bits == 16 ? "f16" : "f32";
+        return dump->dtype_bits == 16 ? "float16" : "float32";
     }
 }
 
@@ -198,9 +198,13 @@ static int take_measurements(const json_t *given, const generation_facts *facts,
     if (take_object(given, "timing", timing, sizeof timing / sizeof timing[0], document, error) != 0 ||
         take_object(given, "memory", memory, sizeof memory / sizeof memory[0], document, error) != 0)
         return -1;
+    const kvsim_snapshot_info *dump = facts->dump;
     json_t *measured = json_object_get(document, "memory");
+    int64_t token_bytes = (int64_t)2 * dump->layers * dump->kv_heads * dump->head_dim * (dump->dtype_bits / 8);
     if (json_is_null(json_object_get(measured, "peak_rss_bytes")) && facts->peak_rss_bytes > 0)
         json_object_set_new(measured, "peak_rss_bytes", json_integer(facts->peak_rss_bytes));
+    if (json_is_null(json_object_get(measured, "kv_used_bytes")))
+        json_object_set_new(measured, "kv_used_bytes", json_integer(token_bytes * dump->tokens));
     return 0;
 }
 

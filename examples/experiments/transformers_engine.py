@@ -14,6 +14,7 @@ Needs: pip install torch transformers
 from __future__ import annotations
 
 import argparse
+import codecs
 import contextlib
 import importlib
 import importlib.util
@@ -55,9 +56,12 @@ SCALINGS = {
 # Layers of these types have keys and values for each token. Others need a cache that knows the model's configuration.
 ATTENTION_LAYERS = {"full_attention", "sliding_attention", "chunked_attention"}
 
-DTYPES = {"torch.float32": "F32", "torch.float16": "F16", "torch.bfloat16": "BF16"}
+# Element types of a cache, and what safetensors calls them.
+DTYPES = {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}
 
 PROGRESS_INTERVAL = 0.2
+
+codecs.register_error("kvsim_bytes", lambda error: ("\ufffd", getattr(error, "start") + 1))
 
 
 class EngineError(Exception):
@@ -69,9 +73,7 @@ def one_line(text: object, most: int = 600) -> str:
     return joined if len(joined) <= most else joined[: most - 3] + "..."
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# What is asked for
-# ---------------------------------------------------------------------------------------------------------------------
+# ---- What is asked for ----
 
 
 class Request(NamedTuple):
@@ -125,10 +127,12 @@ def read_request(path: str) -> Request:
 def import_packages() -> None:
     """Import what the engine needs into this module, or say what is missing and how to get it."""
     python = f"{sys.executable} ({sys.version.split()[0]})"
+    if sys.version_info < (3, 10):
+        raise EngineError(f"engine: the Python {python} is too old; name one from 3.10 on with --python")
     missing = [name for name in PACKAGES if importlib.util.find_spec(name) is None]
     if missing:
         raise EngineError(
-            f"the Python {python} lacks {', '.join(missing)}. Install: python3 -m venv ~/kvsim-python && "
+            f"engine: the Python {python} lacks {', '.join(missing)}. Install: python3 -m venv ~/kvsim-python && "
             "~/kvsim-python/bin/pip install torch transformers; then give --python ~/kvsim-python/bin/python "
             "or set KVSIM_PYTHON to it")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
@@ -137,15 +141,13 @@ def import_packages() -> None:
         try:
             globals()[name] = importlib.import_module(module)
         except Exception as reason:  # A broken installation raises whatever its parts raise.
-            raise EngineError(f"{module} of the Python {python} cannot be imported: {one_line(reason)}") from reason
+            raise EngineError(f"engine: the Python {python} cannot import {module}: {one_line(reason)}") from reason
     warnings.simplefilter("ignore", FutureWarning)
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# The model
-# ---------------------------------------------------------------------------------------------------------------------
+# ---- The model ----
 
 
 class Model(NamedTuple):
@@ -174,14 +176,14 @@ def explained(what: str, name: str) -> Iterator[None]:
     except EngineError:
         raise
     except ImportError as reason:
-        raise EngineError(f"model {name}: {what} needs another Python package: {one_line(reason, 400)}") from reason
+        raise EngineError(f"model: {name}: {what} needs another Python package: {one_line(reason, 400)}") from reason
     except Exception as reason:
         text = one_line(reason, 400)
         if "trust_remote_code" in str(reason):
             text = "it comes with Python code of its own, which this engine does not run"
         elif memory_ran_out(reason):
             text = f"out of memory; take a smaller model or another --dtype ({text})"
-        raise EngineError(f"model {name}: {what}: {text}") from reason
+        raise EngineError(f"model: {name}: {what}: {text}") from reason
 
 
 def memory_ran_out(reason: BaseException) -> bool:
@@ -205,27 +207,28 @@ def token_ids(*values: Any) -> set[int]:
     return set()
 
 
+def quantised(name: str, where: str) -> EngineError:
+    return EngineError(f"model: {name}: its cache is quantised ({where}); quantised caches are not supported, since "
+                       "kvsim.dump.v1 has no place for their scales")
+
+
 def refuse_caches(config: Any, generation: Any, name: str) -> None:
     """Refuse by name what keeps something else than keys and values of each token."""
     latent = next((key for key in ("kv_lora_rank", "qk_rope_head_dim") if getattr(config, key, None)), None)
     if latent is not None:
         raise EngineError(
-            f"model {name}: multi-head latent attention ({latent}) is not supported: an engine keeps one latent for "
+            f"model: {name}: multi-head latent attention ({latent}) is not supported: an engine keeps one latent for "
             "each token, which transformers expands to keys and values of different sizes, so its cache is not what "
             "an engine stores")
     quantization = getattr(config, "quantization_config", None)
     if quantization is not None and not isinstance(quantization, dict):
         quantization = quantization.to_dict()
     if quantization and quantization.get("kv_cache_scheme"):
-        raise EngineError(
-            f"model {name}: its cache is quantised (quantization_config.kv_cache_scheme); kvsim.dump.v1 has no place "
-            "for the scales, so quantised caches are not supported")
+        raise quantised(name, "kv_cache_scheme of its quantization_config")
     if getattr(generation, "cache_implementation", None) == "quantized":
-        raise EngineError(
-            f"model {name}: its generation_config.json asks for a quantised cache (cache_implementation); "
-            "kvsim.dump.v1 has no place for the scales, so quantised caches are not supported")
+        raise quantised(name, "cache_implementation of its generation_config.json")
     if getattr(config, "is_encoder_decoder", False):
-        raise EngineError(f"model {name}: an encoder with a decoder, not a causal language model")
+        raise EngineError(f"model: {name}: an encoder with a decoder, not a causal language model")
 
 
 def load_generation_config(name: str, local: bool) -> Any:
@@ -238,10 +241,9 @@ def load_generation_config(name: str, local: bool) -> Any:
 def choose_dtype(wanted: str, device: str) -> Any:
     if wanted == "auto":
         return torch.float32 if device == "cpu" else "auto"
-    known = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
-    if wanted not in known:
-        raise EngineError(f"dtype '{wanted}' is none of auto, {', '.join(known)}")
-    return known[wanted]
+    if wanted not in DTYPES:
+        raise EngineError(f"dtype: '{wanted}' is none of auto, {', '.join(DTYPES)}")
+    return getattr(torch, wanted)
 
 
 def load_weights(name: str, local: bool, config: Any, dtype: Any, device: str) -> Any:
@@ -252,7 +254,7 @@ def load_weights(name: str, local: bool, config: Any, dtype: Any, device: str) -
             name, config=config, local_files_only=local, output_loading_info=True, **{keyword: dtype})
         missing = sorted(loading["missing_keys"])
         if missing:
-            raise EngineError(f"model {name}: its files lack {len(missing)} weights ({', '.join(missing[:3])}"
+            raise EngineError(f"model: {name}: its files lack {len(missing)} weights ({', '.join(missing[:3])}"
                               f"{', ...' if len(missing) > 3 else ''}), so it would run on random numbers")
         return net.to(device).eval()
 
@@ -270,7 +272,7 @@ def load_model(request: Request) -> Model:
     name = request.model
     local = os.path.isdir(name)
     if not local and (name.startswith(("/", ".", "~")) or name.count("/") > 1):
-        raise EngineError(f"model {name}: no such folder")
+        raise EngineError(f"model: {name}: no such folder")
     with explained("its configuration cannot be read", name):
         whole = transformers.AutoConfig.from_pretrained(name, local_files_only=local)
     config = whole.get_text_config(decoder=True)
@@ -299,9 +301,7 @@ def load_model(request: Request) -> Model:
         keeps_last_logits="logits_to_keep" in arguments)
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# Tokens
-# ---------------------------------------------------------------------------------------------------------------------
+# ---- Tokens ----
 
 
 class Prompt(NamedTuple):
@@ -318,8 +318,8 @@ def parse_ids(model: Model, text: str, number: int) -> list[int]:
     """Ids of a prompt for a model without a tokenizer: whole numbers between blanks."""
     words = text.split()
     if not words or not all(word.isascii() and word.isdigit() and int(word) < model.vocabulary for word in words):
-        raise EngineError(f"prompt {number}: model {model.name} has no tokenizer beside its weights; add its files, or "
-                          f"give the prompt as token ids (0 to {model.vocabulary - 1})")
+        raise EngineError(f"prompts: prompt {number}: model {model.name} has no tokenizer beside its weights; add its "
+                          f"files, or give the prompt as token ids (0 to {model.vocabulary - 1})")
     return [int(word) for word in words]
 
 
@@ -332,16 +332,18 @@ def tokenize(model: Model, text: str, number: int) -> list[int]:
     if not ids:
         ids = sorted(token_ids(getattr(model.config, "bos_token_id", None)))[:1]
     if not ids:
-        raise EngineError(f"prompt {number} is empty, and model {model.name} has no token to begin a text with")
+        raise EngineError(f"prompts: prompt {number} is empty, and model {model.name} has no token to begin with")
     beyond = max(ids)
     if beyond >= model.vocabulary:
-        raise EngineError(f"prompt {number}: the tokenizer gives token {beyond}, the model knows {model.vocabulary}")
+        raise EngineError(f"prompts: prompt {number}: the tokenizer gives token {beyond}, the model knows "
+                          f"{model.vocabulary}")
     return ids
 
 
 def detokenize(model: Model, ids: list[int]) -> str:
     if model.byte_level:
-        return bytes(x for x in ids if x < BYTE_BOS).decode("utf-8", "replace")
+        # As the embedded engine: U+FFFD for each byte that is no text, and for NUL, which texts cannot hold.
+        return bytes(x for x in ids if x < BYTE_BOS).decode("utf-8", "kvsim_bytes").replace("\0", "\ufffd")
     if model.tokenizer is None:
         return " ".join(str(x) for x in ids)
     return str(model.tokenizer.decode(ids, skip_special_tokens=True))
@@ -354,8 +356,8 @@ def prepare_prompt(model: Model, request: Request, number: int) -> Prompt:
     cut = 0
     if context is not None and len(ids) >= context:
         if not request.cut_prompts:
-            raise EngineError(f"prompt {number + 1} has {len(ids)} tokens, which leave no room for a new one in the "
-                              f"context of {context}; shorten it, or let prompts be cut (long_prompts)")
+            raise EngineError(f"prompts: prompt {number + 1} has {len(ids)} tokens, which leave no room for a new one "
+                              f"in a context of {context}; shorten it, or let it be cut with --long-prompts cut")
         room = max(1, context - request.max_tokens)
         cut = len(ids) - room
         ids = ids[:room]
@@ -400,9 +402,7 @@ class Sampler:
         return int(ids[min(chosen, count - 1)])
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# The cache
-# ---------------------------------------------------------------------------------------------------------------------
+# ---- The cache ----
 
 
 class CacheFacts(NamedTuple):
@@ -411,14 +411,22 @@ class CacheFacts(NamedTuple):
     layers: int
     kv_heads: int
     head_dim: int
-    dtype: str  # as safetensors has it
+    dtype: str
     element_bytes: int
     rope: dict[str, str]  # metadata of the dump
+
+    @property
+    def token_bytes(self) -> int:
+        return 2 * self.layers * self.kv_heads * self.head_dim * self.element_bytes
 
 
 def layer_types(config: Any) -> set[str]:
     types = getattr(config, "layer_types", None)
     return set(types) if isinstance(types, (list, tuple)) else set()
+
+
+def dtype_name(tensor: torch.Tensor) -> str:
+    return str(tensor.dtype).removeprefix("torch.")
 
 
 def new_cache(model: Model) -> Any:
@@ -433,31 +441,31 @@ def cache_layers(cache: Any, model: Model, tokens: int) -> list[tuple[torch.Tens
     entries = getattr(cache, "layers", None)
     if entries is None:  # transformers before 4.54
         if not hasattr(cache, "key_cache"):
-            raise EngineError(f"model {model.name}: its cache ({type(cache).__name__}) holds no keys and values")
+            raise EngineError(f"model: {model.name}: its cache ({type(cache).__name__}) holds no keys and values")
         pairs = list(zip(cache.key_cache, cache.value_cache))
     else:
         for entry in entries:
             if "quantized" in type(entry).__name__.lower() or hasattr(entry, "_quantized_keys"):
-                raise EngineError(f"model {model.name}: its cache is quantised ({type(entry).__name__}); kvsim.dump.v1 "
-                                  "has no place for the scales, so quantised caches are not supported")
+                raise quantised(model.name, type(entry).__name__)
         pairs = [(getattr(entry, "keys", None), getattr(entry, "values", None)) for entry in entries]
     pairs = [(k, v) for k, v in pairs if torch.is_tensor(k) and torch.is_tensor(v) and k.numel() > 0]
     if not pairs:
-        raise EngineError(f"model {model.name}: its cache ({type(cache).__name__}) holds no keys and values; models "
+        raise EngineError(f"model: {model.name}: its cache ({type(cache).__name__}) holds no keys and values; models "
                           "without attention, such as state space models, have no pages to compare")
     first = pairs[0][0]
     for layer, (keys, values) in enumerate(pairs):
         if keys.shape != values.shape:
-            raise EngineError(f"model {model.name}: layer {layer} has keys {list(keys.shape)} and values "
+            raise EngineError(f"model: {model.name}: layer {layer} has keys {list(keys.shape)} and values "
                               f"{list(values.shape)}, as multi-head latent attention has; pages need equal shapes")
         if keys.dim() != 4 or keys.shape[0] != 1 or keys.shape[2] != tokens:
-            raise EngineError(f"model {model.name}: layer {layer} of its cache has the shape {list(keys.shape)}, not "
+            raise EngineError(f"model: {model.name}: layer {layer} of its cache has the shape {list(keys.shape)}, not "
                               f"[1, heads, {tokens}, head size]; such caches are not supported")
         if keys.shape != first.shape or keys.dtype != first.dtype or values.dtype != first.dtype:
-            raise EngineError(f"model {model.name}: layer {layer} of its cache has {list(keys.shape)} of {keys.dtype}, "
-                              f"layer 0 {list(first.shape)} of {first.dtype}; a dump needs equal layers")
-    if str(first.dtype) not in DTYPES:
-        raise EngineError(f"model {model.name}: a cache of {first.dtype} is not supported, only of float32, float16 "
+            raise EngineError(f"model: {model.name}: layer {layer} of its cache has {list(keys.shape)} of "
+                              f"{dtype_name(keys)}, layer 0 {list(first.shape)} of {dtype_name(first)}; a dump needs "
+                              "equal layers")
+    if dtype_name(first) not in DTYPES:
+        raise EngineError(f"model: {model.name}: a cache of {first.dtype} is not supported, only of float32, float16 "
                           "and bfloat16")
     return pairs
 
@@ -471,9 +479,7 @@ def forward(model: Model, ids: list[int], cache: Any) -> Any:
     return out.logits[0, -1].float().cpu().numpy()
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# How keys are rotated
-# ---------------------------------------------------------------------------------------------------------------------
+# ---- How keys are rotated ----
 
 
 def model_frequencies(model: Model, head_dim: int) -> list[Any]:
@@ -539,8 +545,8 @@ def find_rotation(model: Model, layers: list[tuple[torch.Tensor, torch.Tensor]])
     channels that make the stored ones equal again are those of the model, whatever its kind.
     """
     head_dim = layers[0][0].shape[-1]
-    candidates = [(None, "none")]
-    candidates += [(values, style) for values in model_frequencies(model, head_dim) for style in ("half", "interleaved")]
+    frequencies_known = model_frequencies(model, head_dim)
+    candidates = [(None, "none"), *itertools.product(frequencies_known, ("half", "interleaved"))]
     chosen = []
     worst = 0.0
     for keys, _ in layers:
@@ -584,13 +590,11 @@ def probe(model: Model, prompts: list[Prompt]) -> CacheFacts:
         model.notes.append(f"{left_out} layers have no keys and values of their own and are left out; the others are "
                            "numbered from 0")
     keys = layers[0][0]
-    return CacheFacts(len(layers), keys.shape[1], keys.shape[3], DTYPES[str(keys.dtype)], keys.element_size(),
+    return CacheFacts(len(layers), keys.shape[1], keys.shape[3], dtype_name(keys), keys.element_size(),
                       find_rotation(model, layers))
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# Generation
-# ---------------------------------------------------------------------------------------------------------------------
+# ---- Generation ----
 
 
 class Progress:
@@ -669,9 +673,7 @@ def sequence_document(model: Model, prompt: Prompt, ran: Sequence) -> dict[str, 
     }
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# Files
-# ---------------------------------------------------------------------------------------------------------------------
+# ---- Files ----
 
 
 class DumpWriter:
@@ -700,10 +702,10 @@ class DumpWriter:
 
         for s, length in enumerate(lengths):
             add(f"seq.{s}.tokens", "I32", [length], 4 * length)
-            shape = [length, facts.kv_heads, facts.head_dim]
+            shape, dtype = [length, facts.kv_heads, facts.head_dim], DTYPES[facts.dtype]
             for layer in range(facts.layers):
                 for kind in ("key", "value"):
-                    add(f"seq.{s}.layer.{layer}.{kind}", facts.dtype, shape, math.prod(shape) * facts.element_bytes)
+                    add(f"seq.{s}.layer.{layer}.{kind}", dtype, shape, math.prod(shape) * facts.element_bytes)
         return json.dumps(entries, separators=(",", ":")).encode()
 
     def add(self, tokens: list[int], layers: list[tuple[torch.Tensor, torch.Tensor]]) -> None:
@@ -737,7 +739,7 @@ def model_document(model: Model, facts: CacheFacts) -> dict[str, Any]:
         "layers": facts.layers,
         "kv_heads": facts.kv_heads,
         "head_dim": facts.head_dim,
-        "dtype": facts.dtype.lower(),
+        "dtype": facts.dtype,
         "parameters": sum(x.numel() for x in model.net.parameters()),
         "max_position": model.context,
         "vocabulary": model.vocabulary,
@@ -769,7 +771,6 @@ def run(request: Request, folder: str) -> None:
         spent_writing += time.perf_counter() - begin
     wall = time.perf_counter() - start - spent_writing
     writer.close()
-    cached = sum(len(ran.cached) for ran in ran_all)
     prefill_seconds = sum(ran.prefill_seconds for ran in ran_all)
     document = {
         "schema": "kvsim.generation.v1",
@@ -789,7 +790,7 @@ def run(request: Request, folder: str) -> None:
         "memory": {
             "peak_rss_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
             "kv_reserved_bytes": None,
-            "kv_used_bytes": cached * 2 * facts.layers * facts.kv_heads * facts.head_dim * facts.element_bytes,
+            "kv_used_bytes": sum(len(ran.cached) for ran in ran_all) * facts.token_bytes,
             "kv_partial_lost_bytes": None,
             "kv_prefix_shared_bytes": None,
         },
