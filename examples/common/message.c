@@ -54,3 +54,7 @@ void watch_signals(void) {
 bool interrupted(void) {
     return atomic_load(&stop_requested) != 0;
 }
+
+void forget_interruption(void) {
+    atomic_store(&stop_requested, 0);
+}

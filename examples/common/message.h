@@ -37,4 +37,7 @@ void watch_signals(void);
 /** Whether SIGINT or SIGTERM has come. */
 bool interrupted(void);
 
+/** Forget that one has come: what follows is only stopped by the next. */
+void forget_interruption(void);
+
 #endif

@@ -17,13 +17,16 @@
 #define PLAIN_PERCENT 10
 #define PLAIN_SECONDS 10
 
-/** Widest bar, and the columns left for the words beside it. */
-#define BAR_COLUMNS  40
-#define WORD_COLUMNS 62
+/** Widest bar. */
+#define BAR_COLUMNS 40
+
+/** Bytes of a text. */
+#define TEXT_SIZE 160
 
 struct progress {
-    const char *what;
-    const char *unit;
+    char what[TEXT_SIZE];
+    char unit[TEXT_SIZE];
+    char detail[TEXT_SIZE]; /**< empty: "1 of 2 unit" */
     bool terminal;
     bool stop;
     struct timespec begin;
@@ -44,10 +47,14 @@ static double seconds_since(const struct timespec *begin) {
 
 /** Text of the time that is left, estimated from the mean speed so far. */
 static void describe_rest(char *text, size_t size, double elapsed, double share) {
-    if (elapsed < 1.0 || share <= 0.01)
-        snprintf(text, size, "%.0f s", elapsed);
-    else
-        snprintf(text, size, "%.0f s, %.0f s left", elapsed, elapsed * (1.0 - share) / share);
+    char passed[32], left[32];
+    format_seconds(passed, sizeof passed, elapsed);
+    if (elapsed < 1.0 || share <= 0.01) {
+        snprintf(text, size, "%s", passed);
+        return;
+    }
+    format_seconds(left, sizeof left, elapsed * (1.0 - share) / share);
+    snprintf(text, size, "%s, %s left", passed, left);
 }
 
 static void draw(progress *display) {
@@ -55,16 +62,23 @@ static void draw(progress *display) {
     uint64_t done = atomic_load(&display->done);
     double elapsed = seconds_since(&display->begin);
     double share = total > 0 ? (double)done / (double)total : 0.0;
-    char rest[64], done_text[32], total_text[32];
+    char rest[80], done_text[32], total_text[32];
     describe_rest(rest, sizeof rest, elapsed, share);
     format_count(done_text, sizeof done_text, done);
     format_count(total_text, sizeof total_text, total);
+    char counts[sizeof done_text + sizeof total_text + TEXT_SIZE + 8];
+    if (display->detail[0] != 0)
+        snprintf(counts, sizeof counts, "%s", display->detail);
+    else
+        snprintf(counts, sizeof counts, "%s of %s %s", done_text, total_text, display->unit);
     if (display->terminal) {
-        char bar[4 * BAR_COLUMNS + 1];
-        int columns = terminal_columns() - WORD_COLUMNS;
+        char bar[4 * BAR_COLUMNS + 1], words[sizeof counts + sizeof rest + 16];
+        snprintf(words, sizeof words, "%3.0f %%  %s  %s", 100.0 * share, counts, rest);
+        int room = terminal_columns() - 1 - (int)strlen(display->what);
+        int columns = room - 2 - (int)strlen(words);
         format_bar(bar, sizeof bar, share, columns > BAR_COLUMNS ? BAR_COLUMNS : columns);
-        fprintf(stderr, "\r%s %s %3.0f %%  %s of %s %s  %s\x1b[K", display->what, bar, 100.0 * share, done_text,
-                total_text, display->unit, rest);
+        fprintf(stderr, "\r%s%s%s %.*s\x1b[K", display->what, columns > 0 ? " " : "", bar, room > 1 ? room - 1 : 0,
+                words);
         fflush(stderr);
         return;
     }
@@ -73,7 +87,7 @@ static void draw(progress *display) {
         return;
     display->last_tenth = tenth;
     display->last_line = elapsed;
-    fprintf(stderr, "%s: %.0f %%, %s of %s %s\n", display->what, 100.0 * share, done_text, total_text, display->unit);
+    fprintf(stderr, "%s: %.0f %%, %s\n", display->what, 100.0 * share, counts);
 }
 
 static void *draw_until_stopped(void *argument) {
@@ -98,8 +112,8 @@ progress *progress_start(const char *what, const char *unit, bool quiet) {
     progress *display = quiet ? NULL : calloc(1, sizeof *display);
     if (display == NULL)
         return NULL;
-    display->what = what;
-    display->unit = unit;
+    snprintf(display->what, sizeof display->what, "%s", what);
+    snprintf(display->unit, sizeof display->unit, "%s", unit);
     display->terminal = terminal_can_redraw();
     clock_gettime(CLOCK_MONOTONIC, &display->begin);
     pthread_condattr_t attributes;
@@ -128,6 +142,23 @@ void progress_set(progress *display, uint64_t done, uint64_t total) {
         return;
     atomic_store(&display->done, done);
     atomic_store(&display->total, total);
+}
+
+void progress_say(progress *display, const char *what, const char *detail) {
+    if (display == NULL)
+        return;
+    pthread_mutex_lock(&display->lock);
+    snprintf(display->what, sizeof display->what, "%s", what);
+    snprintf(display->detail, sizeof display->detail, "%s", detail);
+    pthread_mutex_unlock(&display->lock);
+}
+
+void progress_print(progress *display, const char *line) {
+    if (display != NULL)
+        pthread_mutex_lock(&display->lock);
+    fprintf(stderr, "%s%s\n", display != NULL && display->terminal ? "\r\x1b[K" : "", line);
+    if (display != NULL)
+        pthread_mutex_unlock(&display->lock);
 }
 
 void progress_end(progress *display, bool complete) {

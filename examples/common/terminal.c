@@ -66,6 +66,16 @@ void format_bytes(char *text, size_t size, double bytes) {
              binary[step]);
 }
 
+void format_seconds(char *text, size_t size, double seconds) {
+    long long whole = seconds > 0.0 && seconds < 1e15 ? (long long)(seconds + 0.5) : 0;
+    if (whole < 120)
+        snprintf(text, size, "%lld s", whole);
+    else if (whole < 7200)
+        snprintf(text, size, "%lld min %lld s", whole / 60, whole % 60);
+    else
+        snprintf(text, size, "%lld h %lld min", whole / 3600, whole / 60 % 60);
+}
+
 void format_share(char *text, size_t size, double share) {
     double percent = 100.0 * share;
     if (share == 0.0)

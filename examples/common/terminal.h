@@ -23,6 +23,9 @@ void format_count(char *text, size_t size, uint64_t count);
 /** "1.23 MB (1.17 MiB)", 1 MB = 1,000,000 bytes; plain bytes below 10,000. */
 void format_bytes(char *text, size_t size, double bytes);
 
+/** "12 s", "3 min 20 s", "2 h 5 min". */
+void format_seconds(char *text, size_t size, double seconds);
+
 /** "4.2 %"; "0 %" only for exactly none, "< 0.01 %" for less than can be shown. */
 void format_share(char *text, size_t size, double share);
 
