@@ -21,10 +21,10 @@
 /** One figure of one experiment: a share of counts, by repeat and prompt. Zero is empty. */
 typedef struct share_counts {
     size_t repeats, prompts;
-    double *whole;   /**< [repeats, prompts] pages (or blocks) of the sequence */
-    double *part;    /**< [repeats, prompts] those of them that count */
-    double *hanging; /**< [repeats, prompts] pages of other sequences that count because of this one alone */
-    double *chance;  /**< [repeats] the same share of shuffled pages; NaN where there is none */
+    double *whole;        /**< [repeats, prompts] pages (or blocks) of the sequence */
+    double *part;         /**< [repeats, prompts] those of them that count */
+    double *hanging;      /**< [repeats, prompts] pages of other sequences that count because of this one alone */
+    double *chance;       /**< [repeats] the same share of shuffled pages; NaN where there is none */
     double *chance_error; /**< [repeats] standard error of `chance` */
 } share_counts;
 

@@ -461,6 +461,9 @@ KVSIM_API kvsim_status kvsim_set_rope(kvsim_ctx *ctx, const kvsim_rope *rope);
 #define KVSIM_COMPUTE_STRATA      16u /**< fill `strata`: first and last pages, within and between sequences */
 #define KVSIM_COMPUTE_BOUNDS      32u /**< fill the columns `scaled_...` and `lower_bound` of the dedup tables */
 #define KVSIM_COMPUTE_LEDGER      64u /**< fill `ledger` and `lossless`: where every byte belongs */
+/** Fill `page_thresholds` and `duplicates`: what was found for each page. Needs KVSIM_COMPUTE_CHANCE and _STRATA. */
+#define KVSIM_COMPUTE_PAGES     128u
+#define KVSIM_COMPUTE_DISTANCES 256u /**< fill `distances`: pairs inside one sequence by how far apart they lie */
 /** @} */
 
 /** `top_k` that means: no top pairs. */
@@ -551,7 +554,7 @@ KVSIM_API void kvsim_result_destroy(kvsim_result *result);
 /**
  * One column of a table of the result. docs/columns.md lists the tables and their columns:
  * `summary` (one row), `groups`, `thresholds`, `dedup`, `blocks`, `block_dedup`, `top_pairs`, `matches`,
- * `assignments`, `pages`, `statistics`, `strata`, `ledger`, `lossless`.
+ * `assignments`, `pages`, `statistics`, `strata`, `ledger`, `lossless`, `page_thresholds`, `duplicates`, `distances`.
  */
 typedef struct kvsim_column {
     uint32_t struct_size; /**< sizeof(kvsim_column), set by the caller */

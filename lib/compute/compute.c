@@ -78,6 +78,9 @@ static kvsim_status run_unit(kvsim__work *at, const kvsim__combination *keys, co
         if (status == KVSIM_OK && unit.head < 0) {
             status = kvsim__put_opaque(at, &unit);
         }
+        if (status == KVSIM_OK && unit.head < 0 && (at->plan->flags & KVSIM_COMPUTE_PAGES) != 0) {
+            status = kvsim__put_duplicates(at, &unit);
+        }
         if (status == KVSIM_OK && unit.head < 0) {
             status = kvsim__engine_blocks_refine(at, &unit);
         }

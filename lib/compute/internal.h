@@ -90,6 +90,20 @@ kvsim_status kvsim__put_statistics(kvsim__work *at, const kvsim__unit *unit, con
 kvsim_status kvsim__put_strata(kvsim__work *at, const kvsim__unit *unit, int kind, const kvsim__figures *figures,
                                int64_t group);
 
+/** Sequence number of each of a unit's sequences; `numbers` is [sequence_count]. */
+void kvsim__list_sequences(const kvsim__work *at, const kvsim__unit *unit, int64_t *numbers);
+
+/** Append the rows of `page_thresholds` of one group: needs KVSIM_COMPUTE_PAGES. */
+kvsim_status kvsim__put_page_thresholds(kvsim__work *at, const kvsim__unit *unit, int kind,
+                                        const kvsim__figures *figures, int64_t group);
+
+/** Append the rows of `duplicates` of a unit, all heads together: needs KVSIM_COMPUTE_PAGES. */
+kvsim_status kvsim__put_duplicates(kvsim__work *at, const kvsim__unit *unit);
+
+/** Append the rows of `distances` of one group: needs KVSIM_COMPUTE_DISTANCES. */
+kvsim_status kvsim__put_distances(kvsim__work *at, const kvsim__unit *unit, int kind, const kvsim__pairing *pairing,
+                                  int64_t group);
+
 /** Append the rows of `ledger` and `lossless` of a unit: needs KVSIM_COMPUTE_LEDGER, for the raw view. */
 kvsim_status kvsim__put_ledger(kvsim__work *at, const kvsim__unit *unit, const kvsim__pairing *pairing,
                                const kvsim__dedup *dedup);

@@ -50,12 +50,19 @@ static kvsim_status read_numbers(kvsim__base *base, const kvsim_compute_options 
         KVSIM_VIEW_RAW | KVSIM_VIEW_CENTERED | KVSIM_VIEW_DEROTATED | KVSIM_VIEW_DEROTATED_CENTERED;
     const uint32_t all_flags = KVSIM_COMPUTE_PER_HEAD | KVSIM_COMPUTE_BEST_MATCH | KVSIM_COMPUTE_ASSIGNMENTS |
                                KVSIM_COMPUTE_CHANCE | KVSIM_COMPUTE_STRATA | KVSIM_COMPUTE_BOUNDS |
-                               KVSIM_COMPUTE_LEDGER;
+                               KVSIM_COMPUTE_LEDGER | KVSIM_COMPUTE_PAGES | KVSIM_COMPUTE_DISTANCES;
+    const uint32_t behind_pages = KVSIM_COMPUTE_CHANCE | KVSIM_COMPUTE_STRATA;
     if ((options->metrics & ~all_metrics) != 0 || (options->views & ~all_views) != 0 ||
         (options->flags & ~all_flags) != 0) {
         return kvsim__fail(base, KVSIM_E_INVALID,
                            "metrics 0x%x, views 0x%x or flags 0x%x hold bits this library does not know",
                            options->metrics, options->views, options->flags);
+    }
+    if ((options->flags & KVSIM_COMPUTE_PAGES) != 0 && (options->flags & behind_pages) != behind_pages) {
+        return kvsim__fail(
+            base, KVSIM_E_INVALID,
+            "KVSIM_COMPUTE_PAGES needs KVSIM_COMPUTE_CHANCE and KVSIM_COMPUTE_STRATA, which find what it "
+            "lists");
     }
     if (options->pairs != 0 && options->pairs != KVSIM_PAIRS_ALL && options->pairs != KVSIM_PAIRS_DIFFERENT_SEQUENCES) {
         return kvsim__fail(base, KVSIM_E_INVALID, "pairs %d is none of KVSIM_PAIRS_*", options->pairs);

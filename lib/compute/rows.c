@@ -242,6 +242,12 @@ kvsim_status kvsim__put_view(kvsim__work *at, const kvsim__unit *unit, int32_t v
         if (status == KVSIM_OK && (at->plan->flags & KVSIM_COMPUTE_STRATA) != 0) {
             status = kvsim__put_strata(at, unit, kind, &pairing->figures[kind], number);
         }
+        if (status == KVSIM_OK && (at->plan->flags & KVSIM_COMPUTE_PAGES) != 0) {
+            status = kvsim__put_page_thresholds(at, unit, kind, &pairing->figures[kind], number);
+        }
+        if (status == KVSIM_OK && (at->plan->flags & KVSIM_COMPUTE_DISTANCES) != 0) {
+            status = kvsim__put_distances(at, unit, kind, pairing, number);
+        }
     }
     if (status == KVSIM_OK && pairing->present[KVSIM__KEY] && pairing->present[KVSIM__VALUE]) {
         status = put_block(at, unit, view, dedup);
@@ -278,7 +284,7 @@ kvsim_status kvsim__put_opaque(kvsim__work *at, const kvsim__unit *unit) {
 }
 
 kvsim_status kvsim__put_pages(kvsim__work *at) {
-    if ((at->plan->flags & (KVSIM_COMPUTE_BEST_MATCH | KVSIM_COMPUTE_ASSIGNMENTS)) == 0) {
+    if ((at->plan->flags & (KVSIM_COMPUTE_BEST_MATCH | KVSIM_COMPUTE_ASSIGNMENTS | KVSIM_COMPUTE_PAGES)) == 0) {
         return KVSIM_OK;
     }
     for (size_t i = 0; i < at->store->page_count; i++) {

@@ -205,6 +205,30 @@ static const column_spec lossless_columns[] = {
     REAL(kvsim__lossless_row, repetition_gain_bytes, "bytes"),
 };
 
+static const column_spec page_threshold_columns[] = {
+    INT(kvsim__page_threshold_row, group, 64, "row of groups"),
+    INT(kvsim__page_threshold_row, page, 64, "row of pages"),
+    REAL(kvsim__page_threshold_row, threshold, "1"),
+    INT(kvsim__page_threshold_row, same, 32, "1"),
+    INT(kvsim__page_threshold_row, family, 32, "1"),
+    INT(kvsim__page_threshold_row, different, 32, "1"),
+    INT(kvsim__page_threshold_row, earlier_sequences, 32, "sequences, 2 = two or more"),
+    INT(kvsim__page_threshold_row, only_sequence, 64, "1"),
+};
+
+static const column_spec duplicate_columns[] = {
+    INT(kvsim__duplicate_row, layer, 32, "1"),
+    INT(kvsim__duplicate_row, kind, 32, "KVSIM_KIND_*, 0 = block"),
+    INT(kvsim__duplicate_row, page, 64, "row of pages"),
+    INT(kvsim__duplicate_row, first_page, 64, "row of pages"),
+};
+
+static const column_spec distance_columns[] = {
+    INT(kvsim__distance_row, group, 64, "row of groups"), INT(kvsim__distance_row, sequence, 64, "1"),
+    INT(kvsim__distance_row, distance, 64, "tokens"),     UINT(kvsim__distance_row, pairs, "pairs"),
+    REAL(kvsim__distance_row, cosine_mean, "1"),          UINT(kvsim__distance_row, pairs_above, "pairs"),
+};
+
 #define TABLE(name, row, columns, in_json)                                                                             \
     { name, columns, sizeof(columns) / sizeof(columns[0]), sizeof(row), in_json }
 
@@ -229,6 +253,9 @@ static const struct table_spec {
     [KVSIM__TABLE_STRATA] = TABLE("strata", kvsim__stratum_row, stratum_columns, true),
     [KVSIM__TABLE_LEDGER] = TABLE("ledger", kvsim__ledger_row, ledger_columns, true),
     [KVSIM__TABLE_LOSSLESS] = TABLE("lossless", kvsim__lossless_row, lossless_columns, true),
+    [KVSIM__TABLE_PAGE_THRESHOLDS] = TABLE("page_thresholds", kvsim__page_threshold_row, page_threshold_columns, false),
+    [KVSIM__TABLE_DUPLICATES] = TABLE("duplicates", kvsim__duplicate_row, duplicate_columns, false),
+    [KVSIM__TABLE_DISTANCES] = TABLE("distances", kvsim__distance_row, distance_columns, false),
 };
 
 kvsim_status kvsim__result_open(kvsim__base *base, const kvsim__plan *plan, const kvsim_rope *rope,

@@ -20,6 +20,9 @@ enum {
     KVSIM__TABLE_STRATA,
     KVSIM__TABLE_LEDGER,
     KVSIM__TABLE_LOSSLESS,
+    KVSIM__TABLE_PAGE_THRESHOLDS,
+    KVSIM__TABLE_DUPLICATES,
+    KVSIM__TABLE_DISTANCES,
     KVSIM__TABLES
 };
 
@@ -132,6 +135,29 @@ typedef struct kvsim__lossless_row {
     int32_t zstd_level;
     double coding_gain_bytes, repetition_gain_bytes;
 } kvsim__lossless_row;
+
+/** A page of a group at one threshold: whether earlier pages of each relation reach it, and of how many sequences. */
+typedef struct kvsim__page_threshold_row {
+    int64_t group, page;
+    double threshold;
+    int32_t same, family, different; /* 1 if an earlier page of that relation does */
+    int32_t earlier_sequences;       /* 0, 1, or 2 for more */
+    int64_t only_sequence;           /* if there is one only, else -1 */
+} kvsim__page_threshold_row;
+
+/** A page, or block, whose stored bytes an earlier one of its group has. */
+typedef struct kvsim__duplicate_row {
+    int32_t layer, kind;      /* kind 0 = block */
+    int64_t page, first_page; /* rows of `pages`; of blocks, their key pages */
+} kvsim__duplicate_row;
+
+/** Pairs of pages of one sequence whose positions differ by `distance` tokens. */
+typedef struct kvsim__distance_row {
+    int64_t group, sequence, distance;
+    uint64_t pairs;
+    double cosine_mean;
+    uint64_t pairs_above; /* at the first threshold */
+} kvsim__distance_row;
 
 /** State of a page. */
 enum { KVSIM__STATE_COMPARED, KVSIM__STATE_PARTIAL, KVSIM__STATE_NON_FINITE, KVSIM__STATE_OPAQUE };

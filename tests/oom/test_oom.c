@@ -224,7 +224,8 @@ static kvsim_status run_compute_with_everything(kvsim_ctx *ctx) {
 }
 
 static kvsim_status run_findings(kvsim_ctx *ctx) {
-    return compute_and_report(ctx, KVSIM_COMPUTE_ASSIGNMENTS | FINDINGS);
+    return compute_and_report(ctx,
+                              KVSIM_COMPUTE_ASSIGNMENTS | FINDINGS | KVSIM_COMPUTE_PAGES | KVSIM_COMPUTE_DISTANCES);
 }
 
 static kvsim_status run_snapshot(kvsim_ctx *ctx) {

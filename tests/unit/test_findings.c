@@ -10,7 +10,8 @@
 
 enum {
     FINDINGS = KVSIM_COMPUTE_CHANCE | KVSIM_COMPUTE_STRATA | KVSIM_COMPUTE_BOUNDS | KVSIM_COMPUTE_LEDGER,
-    EVERYTHING = FINDINGS | KVSIM_COMPUTE_PER_HEAD | KVSIM_COMPUTE_BEST_MATCH | KVSIM_COMPUTE_ASSIGNMENTS
+    EVERYTHING = FINDINGS | KVSIM_COMPUTE_PER_HEAD | KVSIM_COMPUTE_BEST_MATCH | KVSIM_COMPUTE_ASSIGNMENTS |
+                 KVSIM_COMPUTE_PAGES | KVSIM_COMPUTE_DISTANCES
 };
 
 static const kvsim_rope half = {.struct_size = sizeof half, .style = KVSIM_ROPE_HALF};
@@ -123,7 +124,7 @@ START_TEST(options_of_findings_are_checked) {
         options.families = i == 2 ? families : NULL;
         options.family_count = i == 3 ? 2 : 0;
         options.reserved = i == 4 ? 1 : 0;
-        options.flags |= i == 5 ? 128u : 0;
+        options.flags |= i == 5 ? 1u << 30 : 0;
         kvsim_result *result = NULL;
         ck_status(ctx, kvsim_compute(ctx, &options, &result), KVSIM_E_INVALID);
         ck_assert_ptr_null(result);
@@ -176,6 +177,173 @@ START_TEST(tables_that_were_not_asked_for_are_empty) {
         kvsim_result_destroy(result);
         kvsim_ctx_destroy(ctx);
     }
+}
+END_TEST
+
+START_TEST(what_each_page_found_needs_what_finds_it) {
+    page_set *set = make_page_set(1, KVSIM_KIND_BOTH, 9, 1, 1, 4);
+    kvsim_ctx *ctx = make_context(1);
+    add_page_set(ctx, set);
+    static const uint32_t without[] = {0, KVSIM_COMPUTE_CHANCE, KVSIM_COMPUTE_STRATA};
+    for (size_t i = 0; i < sizeof without / sizeof without[0]; i++) {
+        kvsim_compute_options options = make_options(KVSIM_COMPUTE_PAGES | without[i]);
+        options.views = KVSIM_VIEW_RAW;
+        kvsim_result *result = NULL;
+        ck_status(ctx, kvsim_compute(ctx, &options, &result), KVSIM_E_INVALID);
+        ck_assert_ptr_nonnull(strstr(kvsim_ctx_error(ctx), "KVSIM_COMPUTE_CHANCE"));
+    }
+    kvsim_ctx_destroy(ctx);
+}
+END_TEST
+
+/* ---- rows that are added up in another way ---- */
+
+/* Rows of `page_thresholds` of a group and threshold, summed: pages that match, by relation. */
+static void sum_page_thresholds(const kvsim_result *result, int64_t group, double threshold, int64_t sums[3],
+                                int64_t *pages_above) {
+    static const char *const relations[] = {"same", "family", "different"};
+    sums[0] = sums[1] = sums[2] = *pages_above = 0;
+    for (int64_t row = 0; row < row_count(result, "page_thresholds"); row++) {
+        if (get_integer(result, "page_thresholds", "group", row) != group ||
+            get_real(result, "page_thresholds", "threshold", row) != threshold) {
+            continue;
+        }
+        const int64_t page = get_integer(result, "page_thresholds", "page", row);
+        const int64_t own = get_integer(result, "pages", "sequence", page);
+        const int64_t earlier = get_integer(result, "page_thresholds", "earlier_sequences", row);
+        const int64_t only = get_integer(result, "page_thresholds", "only_sequence", row);
+        bool any = false;
+        int64_t found[3];
+        for (int r = 0; r < 3; r++) {
+            found[r] = get_integer(result, "page_thresholds", relations[r], row);
+            sums[r] += found[r];
+            any = any || found[r] != 0;
+        }
+        *pages_above += any;
+        ck_assert_int_eq(any, earlier > 0);
+        require(earlier == 1 ? only >= 0 && (found[0] != 0) == (only == own) : only == -1,
+                "%lld earlier sequences, the only one %lld", (long long)earlier, (long long)only);
+    }
+}
+
+START_TEST(what_each_page_found_adds_up) {
+    static const int64_t families[SEQUENCES] = {7, 8, 7, 9, 8};
+    page_set *set = make_page_set(21, KVSIM_KIND_BOTH, 80, 2, 1, 8);
+    kvsim_compute_options options = make_options(FINDINGS | KVSIM_COMPUTE_PAGES);
+    options.families = families;
+    options.family_count = SEQUENCES;
+    options.pairs = _i == 1 ? KVSIM_PAIRS_DIFFERENT_SEQUENCES : KVSIM_PAIRS_ALL;
+    kvsim_ctx *ctx = make_context(1);
+    kvsim_result *result = compute_set(ctx, set, &options);
+    const int64_t thresholds = row_count(result, "thresholds");
+    for (int64_t row = 0; row < thresholds; row++) {
+        const int64_t group = get_integer(result, "thresholds", "group", row);
+        const double threshold = get_real(result, "thresholds", "threshold", row);
+        int64_t sums[3], above, strata[3] = {0, 0, 0};
+        sum_page_thresholds(result, group, threshold, sums, &above);
+        ck_assert_int_eq(above, get_integer(result, "thresholds", "pages", row));
+        for (int64_t s = 0; s < row_count(result, "strata"); s++) {
+            if (get_integer(result, "strata", "group", s) == group &&
+                get_real(result, "strata", "threshold", s) == threshold) {
+                strata[get_integer(result, "strata", "relation", s)] += get_integer(result, "strata", "pages_above", s);
+            }
+        }
+        for (int r = 0; r < 3; r++) {
+            ck_assert_int_eq(sums[r], strata[r]);
+        }
+    }
+    ck_assert_int_eq(row_count(result, "page_thresholds"), thresholds * 80);
+    kvsim_result_destroy(result);
+    kvsim_ctx_destroy(ctx);
+}
+END_TEST
+
+START_TEST(duplicates_are_listed_with_the_first_of_their_bytes) {
+    page_set *set = make_page_set(22, KVSIM_KIND_BOTH, 60, 2, 1, 4);
+    kvsim_compute_options options = make_options(FINDINGS | KVSIM_COMPUTE_PAGES);
+    kvsim_ctx *ctx = make_context(1);
+    const size_t n = 2 * 4 * sizeof(float);
+    memcpy(set->elements[0] + 30 * 8, set->elements[0] + 3 * 8, n);
+    memcpy(set->elements[0] + 31 * 8, set->elements[0] + 3 * 8, n);
+    memcpy(set->elements[1] + 31 * 8, set->elements[1] + 30 * 8, n);
+    kvsim_result *result = compute_set(ctx, set, &options);
+    int64_t listed[3] = {0, 0, 0}, block_page = -1;
+    for (int64_t row = 0; row < row_count(result, "duplicates"); row++) {
+        const int64_t kind = get_integer(result, "duplicates", "kind", row);
+        const int64_t page = get_integer(result, "duplicates", "page", row);
+        const int64_t first = get_integer(result, "duplicates", "first_page", row);
+        const int64_t a = get_integer(result, "pages", "block", page), b = get_integer(result, "pages", "block", first);
+        ck_assert_int_lt(b, a);
+        const int element = kind == KVSIM_KIND_VALUE ? 1 : 0;
+        ck_assert_int_eq(memcmp(set->elements[element] + a * 8, set->elements[element] + b * 8, n), 0);
+        ck_assert_int_eq(memcmp(set->elements[1] + a * 8, set->elements[1] + b * 8, n) == 0 || kind == KVSIM_KIND_KEY,
+                         1);
+        listed[kind]++;
+        block_page = kind == 0 && a == 31 ? b : block_page;
+    }
+    ck_assert_int_eq(block_page, 30);
+    ck_assert_int_eq(listed[KVSIM_KIND_KEY], get_integer(result, "groups", "exact_duplicates", 0));
+    ck_assert_int_eq(listed[KVSIM_KIND_VALUE], get_integer(result, "groups", "exact_duplicates", 1));
+    ck_assert_int_eq(listed[0], get_integer(result, "blocks", "exact_duplicates", 0));
+    kvsim_result_destroy(result);
+    kvsim_ctx_destroy(ctx);
+}
+END_TEST
+
+/* Against cosines in double of the pages as they are, in the raw view: all pairs of a sequence, at their distance. */
+START_TEST(distances_hold_the_pairs_of_each_sequence) {
+    enum { PAGES = 300, TOKENS = 2, CHANNELS = 8, N = TOKENS * CHANNELS };
+    page_set *set = make_page_set(23, KVSIM_KIND_VALUE, PAGES, TOKENS, 1, CHANNELS);
+    int64_t next[SEQUENCES] = {0};
+    for (size_t p = 0; p < PAGES; p++) {
+        set->reference.positions[p] = TOKENS * next[set->reference.sequences[p]]++;
+    }
+    static const double threshold = 0.7;
+    kvsim_compute_options options = KVSIM_COMPUTE_OPTIONS_INIT;
+    options.flags = KVSIM_COMPUTE_DISTANCES;
+    options.thresholds = &threshold;
+    options.threshold_count = 1;
+    options.pairs = KVSIM_PAIRS_DIFFERENT_SEQUENCES; /* is left aside */
+    kvsim_ctx *ctx = make_context(1);
+    kvsim_result *result = compute_set(ctx, set, &options);
+    uint64_t pairs_seen = 0, pairs_there = 0;
+    for (int s = 0; s < SEQUENCES; s++) {
+        pairs_there += (uint64_t)(next[s] * (next[s] - 1) / 2);
+    }
+    for (int64_t row = 0; row < row_count(result, "distances"); row++) {
+        const int64_t sequence = get_integer(result, "distances", "sequence", row);
+        const int64_t distance = get_integer(result, "distances", "distance", row);
+        int64_t pairs = 0, above = 0;
+        double sum = 0.0;
+        for (size_t a = 0; a < PAGES; a++) {
+            for (size_t b = 0; b < a; b++) {
+                if (set->reference.sequences[a] != sequence || set->reference.sequences[b] != sequence ||
+                    set->reference.positions[a] - set->reference.positions[b] != distance) {
+                    continue;
+                }
+                double dot = 0.0, x = 0.0, y = 0.0;
+                for (size_t i = 0; i < N; i++) {
+                    const double left = set->elements[1][a * N + i], right = set->elements[1][b * N + i];
+                    dot += left * right;
+                    x += left * left;
+                    y += right * right;
+                }
+                const double cosine = x == 0.0 && y == 0.0 ? 1.0 : x == 0.0 || y == 0.0 ? 0.0 : dot / sqrt(x * y);
+                pairs++;
+                above += cosine >= threshold;
+                sum += cosine;
+            }
+        }
+        ck_assert_int_gt(pairs, 0);
+        ck_assert_int_eq(get_integer(result, "distances", "pairs", row), pairs);
+        ck_assert_int_eq(get_integer(result, "distances", "pairs_above", row), above);
+        require(fabs(get_real(result, "distances", "cosine_mean", row) - sum / (double)pairs) < 2e-6, "row %lld",
+                (long long)row);
+        pairs_seen += (uint64_t)pairs;
+    }
+    ck_assert_int_eq((int64_t)pairs_seen, (int64_t)pairs_there);
+    kvsim_result_destroy(result);
+    kvsim_ctx_destroy(ctx);
 }
 END_TEST
 
@@ -555,6 +723,11 @@ int main(void) {
     TCase *options = kvsim_check_case(suite, "options");
     tcase_add_test(options, options_of_findings_are_checked);
     tcase_add_test(options, tables_that_were_not_asked_for_are_empty);
+    tcase_add_test(options, what_each_page_found_needs_what_finds_it);
+    TCase *rows = kvsim_check_case(suite, "rows");
+    tcase_add_loop_test(rows, what_each_page_found_adds_up, 0, 2);
+    tcase_add_test(rows, duplicates_are_listed_with_the_first_of_their_bytes);
+    tcase_add_test(rows, distances_hold_the_pairs_of_each_sequence);
     TCase *runs = kvsim_check_case(suite, "runs");
     tcase_add_loop_test(runs, threads_change_no_byte_of_the_findings, 0, 3);
     tcase_add_test(runs, a_seed_changes_what_is_drawn_and_nothing_else);
@@ -568,5 +741,5 @@ int main(void) {
     tcase_add_test(contents, a_lower_bound_knows_that_another_sequence_may_stand_for_two);
     tcase_add_test(contents, chance_never_compares_a_token_with_itself);
     tcase_add_loop_test(contents, rotating_a_derotated_page_gives_it_back, 0, 4);
-    return kvsim_check_main(suite, "test_findings", 30);
+    return kvsim_check_main(suite, "test_findings", 35);
 }

@@ -487,7 +487,7 @@ START_TEST(unsound_compute_options_are_refused) {
     } tried[] = {
         {{.metrics = 16}, KVSIM_E_INVALID},
         {{.views = 16}, KVSIM_E_INVALID},
-        {{.flags = 128}, KVSIM_E_INVALID},
+        {{.flags = 512}, KVSIM_E_INVALID},
         {{.pairs = 3}, KVSIM_E_INVALID},
         {{.pairs = -1}, KVSIM_E_INVALID},
         {{.top_k = 65537}, KVSIM_E_INVALID},
