@@ -36,13 +36,13 @@ typedef struct kvsim__device_options {
 
 /** Facts of an open device. */
 typedef struct kvsim__device_facts {
-    char name[128];          /**< "NVIDIA H200" */
-    uint64_t memory_bytes;   /**< budget */
-    uint64_t memory_used;    /**< of it, given out now */
-    uint32_t processors;     /**< multiprocessors */
-    uint32_t architecture;   /**< 90 for sm_90 */
-    uint32_t gram_path;      /**< KVSIM__GRAM_* that `compare` takes for bf16 */
-    uint32_t lost;           /**< 1: every call fails from now on */
+    char name[128];        /**< "NVIDIA H200" */
+    uint64_t memory_bytes; /**< budget */
+    uint64_t memory_used;  /**< of it, given out now */
+    uint32_t processors;   /**< multiprocessors */
+    uint32_t architecture; /**< 90 for sm_90 */
+    uint32_t gram_path;    /**< KVSIM__GRAM_* that `compare` takes for bf16 */
+    uint32_t lost;         /**< 1: every call fails from now on */
 } kvsim__device_facts;
 
 /** @name Ways to compute products
@@ -60,9 +60,9 @@ typedef struct kvsim__device_facts {
 /** How the elements of a page lie; strides in bytes. */
 typedef struct kvsim__device_format {
     int64_t token_stride, head_stride, channel_stride;
-    int32_t dtype;       /**< KVSIM__F32 ... of pages/format.h, not opaque */
-    int32_t scale_mode;  /**< KVSIM_SCALE_* */
-    int32_t heads;       /**< heads of the stored page */
+    int32_t dtype;      /**< KVSIM__F32 ... of pages/format.h, not opaque */
+    int32_t scale_mode; /**< KVSIM_SCALE_* */
+    int32_t heads;      /**< heads of the stored page */
     int32_t reserved;
     const float *scales; /**< on the device: [1] or [heads]; NULL where there are none */
 } kvsim__device_format;
@@ -78,14 +78,16 @@ typedef struct kvsim__device_page {
 
 /** The pages of a group in one view; see kvsim__group of pages/view.h. All pointers are on the device. */
 typedef struct kvsim__device_group {
-    const kvsim__device_page *pages;     /**< [slots] */
+    const kvsim__device_page *pages; /**< [slots] */
     const kvsim__device_format *formats;
     uint32_t slots;
     int32_t tokens, heads, head_dim, first_head;
     int32_t rotate, interleaved, pairs;
-    const double *frequencies;           /**< [pairs] */
+    int32_t plain_16; /**< 1: bf16 or f16 without scales, as they are, each head of each token in whole aligned 16-byte
+                           words: a hint for faster kernels */
+    const double *frequencies;             /**< [pairs] */
     const double *slot_cosine, *slot_sine; /**< [tokens, pairs] */
-    const double *mean;                  /**< [heads, head_dim] or NULL */
+    const double *mean;                    /**< [heads, head_dim] or NULL */
 } kvsim__device_group;
 
 /** Sums over some pages of a group; on the device. Each run of pages has its own row, added up by the host. */
@@ -105,41 +107,42 @@ typedef struct kvsim__device_measures {
 /** @name Operands: what packed elements are
  * Rows are K-major; a row has `row_bytes`, a multiple of 128, and what lies past its elements is zero.
  * @{ */
-#define KVSIM__OPERAND_BF16  1 /**< stored bf16, raw view: exact */
-#define KVSIM__OPERAND_F16   2 /**< stored f16, raw view: exact */
-#define KVSIM__OPERAND_E4M3  3 /**< stored f8_e4m3fn, raw view, one scale for all: exact */
-#define KVSIM__OPERAND_E5M2  4 /**< stored f8_e5m2, likewise */
-#define KVSIM__OPERAND_I8    5 /**< stored i8, likewise */
-#define KVSIM__OPERAND_SPLIT 6 /**< anything else, scaled by a power of two to at most 1: f16 high parts, then f16 low
-                                    parts (of 2^11 times the rest), each of row_bytes / 2 */
+#define KVSIM__OPERAND_BF16 1 /**< stored bf16, raw view: exact */
+#define KVSIM__OPERAND_F16  2 /**< stored f16, raw view: exact */
+#define KVSIM__OPERAND_E4M3 3 /**< stored f8_e4m3fn, raw view, one scale for all: exact */
+#define KVSIM__OPERAND_E5M2 4 /**< stored f8_e5m2, likewise */
+#define KVSIM__OPERAND_I8   5 /**< stored i8, likewise */
+#define KVSIM__OPERAND_SPLIT                                                                                           \
+    6 /**< anything else, scaled by a power of two to at most 1: f16 high parts, then f16 low                          \
+           parts (of 2^11 times the rest), each of row_bytes / 2 */
 /** @} */
 
 /** What packing a panel produces. All arrays are on the device and have `capacity` rows; a multiple of 256. */
 typedef struct kvsim__device_panel {
     uint32_t capacity;
-    uint32_t first, count;  /**< slots; rows from `count` on are zero and absent */
-    void *operand;          /**< [capacity, row_bytes] or NULL: not packed */
+    uint32_t first, count; /**< slots; rows from `count` on are zero and absent */
+    void *operand;         /**< [capacity, row_bytes] or NULL: not packed */
     uint64_t row_bytes;
-    uint8_t *signs;         /**< [capacity, bit_bytes] bit = element below zero, or NULL */
-    uint8_t *actives;       /**< [capacity, bit_bytes] bit = element in the active set, or NULL */
-    uint64_t bit_bytes;     /**< a multiple of 128 */
-    int8_t *codes;          /**< [capacity, code_bytes] or NULL */
-    uint64_t code_bytes;    /**< a multiple of 128; what lies past the elements is zero */
+    uint8_t *signs;          /**< [capacity, bit_bytes] bit = element below zero, or NULL */
+    uint8_t *actives;        /**< [capacity, bit_bytes] bit = element in the active set, or NULL */
+    uint64_t bit_bytes;      /**< a multiple of 128 */
+    int8_t *codes;           /**< [capacity, code_bytes] or NULL */
+    uint64_t code_bytes;     /**< a multiple of 128; what lies past the elements is zero */
     kvsim__row_facts *facts; /**< [capacity] */
-    uint32_t *sign_count;   /**< [capacity] set bits of `signs` */
-    uint32_t *active_count; /**< [capacity] set bits of `actives` */
+    uint32_t *sign_count;    /**< [capacity] set bits of `signs` */
+    uint32_t *active_count;  /**< [capacity] set bits of `actives` */
 } kvsim__device_panel;
 
 /** How to pack. */
 typedef struct kvsim__device_packing {
-    int32_t operand;          /**< KVSIM__OPERAND_* */
-    int32_t stored_codes;     /**< i8 pages whose own codes are compared */
-    double code_limit;        /**< 127 or 7 */
-    double largest_norm;      /**< of the group; > 0 unless all pages are zero */
-    const double *absmax;     /**< on the device: [heads] for the codes */
-    const double *tau;        /**< on the device: [heads] for the active sets */
-    const double *norms;      /**< on the device: [slots] from `measure` */
-    const double *largest;    /**< on the device: [slots] from `measure` */
+    int32_t operand;                /**< KVSIM__OPERAND_* */
+    int32_t stored_codes;           /**< i8 pages whose own codes are compared */
+    double code_limit;              /**< 127 or 7 */
+    double largest_norm;            /**< of the group; > 0 unless all pages are zero */
+    const double *absmax;           /**< on the device: [heads] for the codes */
+    const double *tau;              /**< on the device: [heads] for the active sets */
+    const double *norms;            /**< on the device: [slots] from `measure` */
+    const double *largest;          /**< on the device: [slots] from `measure` */
     const kvsim__slot_facts *slots; /**< on the device: [slots] */
 } kvsim__device_packing;
 
@@ -151,13 +154,13 @@ typedef struct kvsim__device_packing {
 typedef struct kvsim__device_figures {
     uint64_t pairs;
     uint64_t relative_infinite;
-    int64_t cosine_units;                        /**< sum of cosines * KVSIM__COSINE_UNITS */
-    uint64_t distance_units;                     /**< sum of distances / largest norm * KVSIM__DISTANCE_UNITS */
-    uint64_t relative_units[KVSIM__LIMBS];       /**< sum of relative errors; see kvsim__limb_of */
-    uint32_t cosine_min, cosine_max;             /**< as kvsim__float_key; min begins at UINT32_MAX, max at 0 */
+    int64_t cosine_units;                         /**< sum of cosines * KVSIM__COSINE_UNITS */
+    uint64_t distance_units;                      /**< sum of distances / largest norm * KVSIM__DISTANCE_UNITS */
+    uint64_t relative_units[KVSIM__LIMBS];        /**< sum of relative errors; see kvsim__limb_of */
+    uint32_t cosine_min, cosine_max;              /**< as kvsim__float_key; min begins at UINT32_MAX, max at 0 */
     uint64_t histograms[3][KVSIM_HISTOGRAM_BINS]; /**< cosine, L2, relative error */
     uint64_t threshold_pairs[KVSIM_MAX_LEVELS];
-    uint64_t strata_pairs[KVSIM__STRATA_CELLS];  /**< [stratum * KVSIM__RELATION_CELLS + relation] */
+    uint64_t strata_pairs[KVSIM__STRATA_CELLS]; /**< [stratum * KVSIM__RELATION_CELLS + relation] */
     int64_t strata_units[KVSIM__STRATA_CELLS];
     uint64_t strata_threshold_pairs[KVSIM__STRATA_CELLS][KVSIM_MAX_LEVELS];
 } kvsim__device_figures;
@@ -172,20 +175,20 @@ typedef struct kvsim__device_pair {
 /** A list that is filled by many threads; on the device. */
 typedef struct kvsim__device_list {
     kvsim__device_pair *items;
-    uint32_t *count;    /**< pairs that were offered: more than `capacity` means that some are missing */
+    uint32_t *count; /**< pairs that were offered: more than `capacity` means that some are missing */
     uint32_t capacity;
     uint32_t reserved;
 } kvsim__device_list;
 
 /** @name What a compare does
- * A pair in doubt is neither counted nor listed but on `doubtful`, and there only with KVSIM__COMPARE_DOUBT: it is up to
- * `resolve`. A pair of one sequence that the filter drops is looked at only where `bounds` are asked for, and then it
- * is listed as near (or in doubt) at most.
+ * A pair in doubt is neither counted nor listed but on `doubtful`, and there only with KVSIM__COMPARE_DOUBT: it is up
+ * to `resolve`. A pair of one sequence that the filter drops is looked at only where `bounds` are asked for, and then
+ * it is listed as near (or in doubt) at most.
  * @{ */
-#define KVSIM__COMPARE_GATHER 1u  /**< count plain pairs into the figures */
-#define KVSIM__COMPARE_DOUBT  2u  /**< put pairs aside whose packed figures cannot decide: list `doubtful` */
-#define KVSIM__COMPARE_NEAR   4u  /**< list pairs near enough for a budget: list `near` */
-#define KVSIM__COMPARE_TOP    8u  /**< list pairs at or above `top_cutoff`: list `top` */
+#define KVSIM__COMPARE_GATHER 1u /**< count plain pairs into the figures */
+#define KVSIM__COMPARE_DOUBT  2u /**< put pairs aside whose packed figures cannot decide: list `doubtful` */
+#define KVSIM__COMPARE_NEAR   4u /**< list pairs near enough for a budget: list `near` */
+#define KVSIM__COMPARE_TOP    8u /**< list pairs at or above `top_cutoff`: list `top` */
 /** @} */
 
 /** All pairs of rows and columns of two panels, the later slot in `rows`. */
@@ -194,22 +197,22 @@ typedef struct kvsim__device_compare {
     uint32_t row_begin, row_end;       /**< rows of the panel that take part, multiples of 256 or the end */
     uint32_t flags;                    /**< KVSIM__COMPARE_* */
     int32_t operand;
-    uint32_t elements;                 /**< n */
-    uint32_t path;                     /**< KVSIM__GRAM_* */
+    uint32_t elements; /**< n */
+    uint32_t path;     /**< KVSIM__GRAM_* */
     float top_cutoff;
     uint32_t reserved;
-    const kvsim__pair_rules *rules;    /**< on the device */
-    kvsim__pair_rules host_rules;      /**< the same, for the host's side of a backend */
+    const kvsim__pair_rules *rules; /**< on the device */
+    kvsim__pair_rules host_rules;   /**< the same, for the host's side of a backend */
     /* On the device, of all slots of the group; NULL where not wanted. */
     kvsim__device_figures *figures;
-    uint64_t *threshold_bits;          /**< [slots] */
-    uint64_t *best;                    /**< [slots] kvsim__best_key; begins at 0 */
-    uint64_t *sequence_pairs;          /**< [sequences] */
-    int64_t *sequence_units;           /**< [sequences] */
+    uint64_t *threshold_bits;           /**< [slots] */
+    uint64_t *best;                     /**< [slots] kvsim__best_key; begins at 0 */
+    uint64_t *sequence_pairs;           /**< [sequences] */
+    int64_t *sequence_units;            /**< [sequences] */
     uint64_t *sequence_threshold_pairs; /**< [sequences, thresholds] */
-    uint32_t *only_least, *only_most;  /**< [slots, thresholds] least and most number of a sequence that holds earlier
-                                            pages at or above the threshold; begin at UINT32_MAX and at 0; most is + 1 */
-    uint64_t *relation_bits;           /**< [slots, KVSIM__RELATION_CELLS] */
+    uint32_t *only_least, *only_most;   /**< [slots, thresholds] least and most number of a sequence that holds earlier
+                                             pages at or above the threshold; begin at UINT32_MAX and at 0; most is + 1 */
+    uint64_t *relation_bits;            /**< [slots, KVSIM__RELATION_CELLS] */
     kvsim__device_list doubtful, near, top;
 } kvsim__device_compare;
 
@@ -273,8 +276,8 @@ typedef struct kvsim__backend {
     /** 128-bit hash of each page's stored bytes (and token scales), of the group's heads. On the device: [slots, 2]. */
     int32_t (*hash)(kvsim__device *device, const kvsim__device_group *group, uint64_t *hashes);
     /** equal[i] = 1 if the stored bytes (and token scales) of slots pairs[i][0] and pairs[i][1] are. On the device. */
-    int32_t (*equal)(kvsim__device *device, const kvsim__device_group *group, const uint32_t (*pairs)[2], uint32_t count,
-                     uint8_t *equal);
+    int32_t (*equal)(kvsim__device *device, const kvsim__device_group *group, const uint32_t (*pairs)[2],
+                     uint32_t count, uint8_t *equal);
     int32_t (*measure)(kvsim__device *device, const kvsim__device_group *group, const kvsim__device_measures *out);
     /** Copy `count` pages, whose elements lie as formats say, to `to` row-major without gaps ([tokens, heads, head_dim]
      * stored elements each). */

@@ -34,6 +34,10 @@
 /** Norms below this share of the largest one are not trusted to fp32: pairs of such pages are put aside. */
 #define KVSIM__LEAST_NORM 0x1p-40f
 
+/** What fp32 may round away in the figures of a pair whose cosine, norms and distances are at most about 1, beside the
+ * error of the dot product; of squares of errors near a budget, twice that. */
+#define KVSIM__ROUNDING 0x1p-22f
+
 /** Squared distances below this share of |x|^2 + |y|^2 are computed from differences: the Gram would cancel. */
 #define KVSIM__DEVICE_DIRECT_SHARE 0x1p-8f
 
@@ -47,21 +51,21 @@ typedef struct kvsim__slot_facts {
 
 /** What `pack` knows of a row. */
 typedef struct kvsim__row_facts {
-    float unit;      /**< packed dot product * unit * unit = cosine; 0 for zero pages and rows without one */
-    float norm;      /**< Euclidean norm / largest norm of the group */
-    float inverse;   /**< 1 / norm; 0 where the norm is below KVSIM__LEAST_NORM: pairs are put aside */
-    float doubt;     /**< at least |what packing rounded away| / |page| */
+    float unit;    /**< packed dot product * unit * unit = cosine; 0 for zero pages and rows without one */
+    float norm;    /**< Euclidean norm / largest norm of the group */
+    float inverse; /**< 1 / norm; 0 where the norm is below KVSIM__LEAST_NORM: pairs are put aside */
+    float doubt;   /**< at least |what packing rounded away| / |page| */
     kvsim__slot_facts slot;
 } kvsim__row_facts;
 
 /** What is asked of pairs: a plan in numbers of fp32. */
 typedef struct kvsim__pair_rules {
-    float bound;          /**< of the error of a cosine from packed pages, the doubts apart */
-    float near_limit;     /**< errors up to this reach the sink */
-    float clear_limit;    /**< errors above this are in doubt of no budget */
+    float bound;       /**< of the error of a cosine from packed pages, the doubts apart */
+    float near_limit;  /**< errors up to this reach the sink */
+    float clear_limit; /**< errors above this are in doubt of no budget */
     uint32_t threshold_count, budget_count;
-    uint32_t filter;      /**< 1: pairs of one sequence count for nothing but the packing error */
-    uint32_t bounds;      /**< 1: all errors are asked for, not the plain one alone */
+    uint32_t filter;           /**< 1: pairs of one sequence count for nothing but the packing error */
+    uint32_t bounds;           /**< 1: all errors are asked for, not the plain one alone */
     uint32_t filtered_listing; /**< 1: slots with `listed` 0 are listed too */
     float thresholds[KVSIM_MAX_LEVELS];
     float budgets[KVSIM_MAX_LEVELS];
@@ -87,27 +91,30 @@ KVSIM__SHARED kvsim__pair_figures kvsim__decide(const kvsim__pair_rules *rules, 
         pair.doubtful = 0;
         return pair;
     }
-    const float bound = rules->bound + later->doubt + earlier->doubt;
+    const float bound = rules->bound + KVSIM__ROUNDING + later->doubt + earlier->doubt;
     const float x = later->norm, y = earlier->norm;
     const float gap = x - y;
     float cosine = dot * later->unit * earlier->unit;
+    const int overflowed = !(fabsf(cosine) <= 1.5f); /* or not a number */
     cosine = fminf(fmaxf(cosine, -1.0f), 1.0f);
     const float square = gap * gap + 2.0f * x * y * (1.0f - cosine);
     pair.cosine = cosine;
     pair.distance = sqrtf(square);
     pair.error = pair.distance * later->inverse;
-    int doubtful = square < KVSIM__DEVICE_DIRECT_SHARE * (x * x + y * y) || later->inverse == 0.0f ||
+    int doubtful = overflowed || square < KVSIM__DEVICE_DIRECT_SHARE * (x * x + y * y) || later->inverse == 0.0f ||
                    earlier->inverse == 0.0f;
     for (uint32_t i = 0; i < rules->threshold_count; i++) {
         doubtful |= fabsf(cosine - rules->thresholds[i]) <= bound;
     }
     const float scaled_square = 1.0f - cosine * cosine;
-    if (pair.error <= rules->clear_limit || (rules->bounds && scaled_square <= rules->clear_limit * rules->clear_limit)) {
+    if (pair.error <= rules->clear_limit ||
+        (rules->bounds && scaled_square <= rules->clear_limit * rules->clear_limit)) {
         const float square_bound = 2.5f * bound;
         const float ratio = y * later->inverse;
         for (uint32_t i = 0; i < rules->budget_count; i++) {
             const float budget = rules->budgets[i];
-            doubtful |= fabsf(pair.error * pair.error - budget * budget) <= square_bound * ratio;
+            doubtful |=
+                fabsf(pair.error * pair.error - budget * budget) <= square_bound * ratio + 2.0f * KVSIM__ROUNDING;
             doubtful |= rules->bounds && fabsf(scaled_square - budget * budget) <= square_bound;
         }
     }
@@ -126,9 +133,7 @@ KVSIM__SHARED int kvsim__is_near(const kvsim__pair_rules *rules, float x, float 
 /** Bin of a value in [0, 1) shares of a histogram's range; values outside go to the ends. */
 KVSIM__SHARED uint32_t kvsim__bin_of(float share) {
     const float at = share * (float)KVSIM_HISTOGRAM_BINS;
-    return at < 0.0f                              ? 0u
-           : at >= (float)KVSIM_HISTOGRAM_BINS ? (uint32_t)(KVSIM_HISTOGRAM_BINS - 1)
-                                                  : (uint32_t)at;
+    return at < 0.0f ? 0u : at >= (float)KVSIM_HISTOGRAM_BINS ? (uint32_t)(KVSIM_HISTOGRAM_BINS - 1) : (uint32_t)at;
 }
 
 /** A key whose order as an unsigned number is that of the floats. */
