@@ -39,8 +39,15 @@ typedef struct builtin_run {
     const engine_limits *limits;
     engine *engine;
     int64_t context; /**< most tokens of a sequence */
+    double begin;    /**< of the run, model included; monotonic clock */
     prompt_tokens *prompts;
 } builtin_run;
+
+static double seconds_now(void) {
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (double)now.tv_sec + 1e-9 * (double)now.tv_nsec;
+}
 
 static int32_t cache_type(const char *dtype) {
     return strcmp(dtype, "bfloat16") == 0  ? ENGINE_KV_BF16
@@ -346,17 +353,16 @@ static json_t *describe_run(const builtin_run *run, int64_t repeat, double wall_
 
 /* ---- Running ---- */
 
-static double seconds_now(void) {
-    struct timespec now;
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    return (double)now.tv_sec + 1e-9 * (double)now.tv_nsec;
+static bool is_overdue(const builtin_run *run) {
+    return run->limits->seconds > 0.0 && seconds_now() - run->begin > run->limits->seconds;
 }
 
+/** Called before each step; stops when the time is over. */
 static int report_progress(void *user, int64_t done, int64_t total) {
-    const engine_limits *limits = user;
-    if (limits->progress != NULL)
-        limits->progress(limits->progress_user, done, total);
-    return interrupted();
+    const builtin_run *run = user;
+    if (run->limits->progress != NULL)
+        run->limits->progress(run->limits->progress_user, done, total);
+    return interrupted() || is_overdue(run);
 }
 
 static int generate(builtin_run *run, int64_t repeat, error_text *error) {
@@ -370,9 +376,12 @@ static int generate(builtin_run *run, int64_t repeat, error_text *error) {
         if (engine_add_sequence(run->engine, prompt->ids, prompt->count, &sampling, prompt->max_new, NULL) != ENGINE_OK)
             return fail(error, "prompts: prompt %zu: %s", i + 1, engine_error(run->engine));
     }
-    /* What the callback takes is only read by it. */
-    int status = engine_run(run->engine, report_progress, (void *)(uintptr_t)run->limits);
-    return status == ENGINE_OK ? 0 : fail(error, "%s", engine_error(run->engine));
+    if (engine_run(run->engine, report_progress, run) == ENGINE_OK)
+        return 0;
+    if (is_overdue(run))
+        return fail(error, "engine: the run took longer than its %g s (--time-limit) and was ended",
+                    run->limits->seconds);
+    return fail(error, "engine: %s", engine_error(run->engine));
 }
 
 static int write_dump(builtin_run *run, const char *folder, error_text *error) {
@@ -410,7 +419,7 @@ static int write_generation(builtin_run *run, int64_t repeat, double wall_second
 
 int engine_builtin_run(const experiment *e, int64_t repeat, const char *run_folder, const engine_limits *limits,
                        error_text *error) {
-    builtin_run run = {e, limits, NULL, 0, NULL};
+    builtin_run run = {.experiment = e, .limits = limits, .begin = seconds_now()};
     int result = prepare(&run, error);
     if (result == 0) {
         double begin = seconds_now();
@@ -436,7 +445,7 @@ static int time_trial(builtin_run *run, json_t *plan, error_text *error) {
         if (engine_add_sequence(run->engine, prompt->ids, count, &sampling, most, NULL) != ENGINE_OK)
             return fail(error, "%s", engine_error(run->engine));
     }
-    if (engine_run(run->engine, report_progress, (void *)(uintptr_t)run->limits) != ENGINE_OK)
+    if (engine_run(run->engine, report_progress, run) != ENGINE_OK)
         return fail(error, "%s", engine_error(run->engine));
     engine_stats stats;
     engine_get_stats(run->engine, &stats);
@@ -448,7 +457,7 @@ static int time_trial(builtin_run *run, json_t *plan, error_text *error) {
 }
 
 json_t *engine_builtin_plan(const experiment *e, bool trial, const engine_limits *limits, error_text *error) {
-    builtin_run run = {e, limits, NULL, 0, NULL};
+    builtin_run run = {.experiment = e, .limits = limits, .begin = seconds_now()};
     json_t *plan = NULL;
     if (prepare(&run, error) == 0) {
         engine_stats stats;

@@ -3,10 +3,13 @@
 #include "common/arguments.h"
 #include "common/data_folder.h"
 #include "common/message.h"
+#include "path_text.h"
 
 #include <argp.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 
 #include <kvsim/kvsim.h>
 
@@ -20,8 +23,7 @@ static const char *const shipped[] = {"general_knowledge", "repetitive_content",
 #define QUICK_PROMPTS    2
 #define QUICK_MAX_TOKENS 128
 
-/** Most runs at the same time, most repeats, most threads of one run. */
-#define MOST_JOBS    64
+/** Most repeats, most threads of one run. */
 #define MOST_REPEATS 1000
 #define MOST_THREADS 4096
 
@@ -200,6 +202,35 @@ static void print_version(FILE *stream, struct argp_state *argp) {
     fprintf(stream, "%s %s (libkvsim %s)\n", PROGRAM, KVSIM_VERSION_STRING, kvsim_version_string());
 }
 
+/** Whether the shell takes a word as it is. */
+static bool is_plain(const char *text) {
+    static const char plain[] = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-+=./,:@%";
+    return text[0] != 0 && text[strspn(text, plain)] == 0;
+}
+
+/** The command line as the shell takes it, but for --resume. [owned]; NULL when out of memory */
+static char *join_command(int argc, char **argv) {
+    char *text = NULL;
+    size_t size;
+    FILE *memory = open_memstream(&text, &size);
+    for (int i = 0; memory != NULL && i < argc; i++) {
+        if (strcmp(argv[i], "--resume") == 0)
+            continue;
+        fputs(i > 0 ? " " : "", memory);
+        if (is_plain(argv[i])) {
+            fputs(argv[i], memory);
+            continue;
+        }
+        fputc('\'', memory);
+        for (const char *c = argv[i]; *c != 0; c++)
+            fputs(*c == '\'' ? "'\\''" : (const char[]){*c, 0}, memory);
+        fputc('\'', memory);
+    }
+    if (memory != NULL)
+        fclose(memory);
+    return text;
+}
+
 void options_read(int argc, char **argv, campaign_options *options) {
     static const struct argp parser = {
         option_table,
@@ -218,6 +249,7 @@ void options_read(int argc, char **argv, campaign_options *options) {
     options->seed = -1;
     options->jobs = 1;
     options->output_dir = "kvsim-experiments";
+    options->command = join_command(argc, argv);
     static char program[] = PROGRAM;
     argv[0] = program;
     argp_program_version_hook = print_version;
@@ -279,8 +311,10 @@ static int set_text(char **text, const char *value, error_text *error) {
 
 /** A model of the command line: a folder's path from here, or a name. */
 static int set_model(experiment *e, const char *model, error_text *error) {
-    char *absolute = realpath(model, NULL);
-    int result = set_text(&e->model, absolute != NULL ? absolute : model, error);
+    struct stat facts;
+    bool folder = stat(model, &facts) == 0 || strcmp(e->engine, ENGINE_BUILTIN) == 0;
+    char *absolute = folder ? path_absolute(model) : strdup(model);
+    int result = absolute != NULL ? set_text(&e->model, absolute, error) : fail(error, "out of memory");
     free(absolute);
     return result;
 }
@@ -297,9 +331,9 @@ static void make_quick(const campaign_options *options, experiment *e) {
 static int override(const campaign_options *options, experiment *e, error_text *error) {
     if (options->quick_test)
         make_quick(options, e);
-    if (options->model != NULL && set_model(e, options->model, error) != 0)
-        return -1;
     if (options->engine != NULL && set_text(&e->engine, options->engine, error) != 0)
+        return -1;
+    if (options->model != NULL && set_model(e, options->model, error) != 0)
         return -1;
     if (options->engine_command != NULL && set_text(&e->engine_command, options->engine_command, error) != 0)
         return -1;
@@ -335,6 +369,7 @@ void options_release(campaign_options *options) {
     for (size_t i = 0; i < options->only_count; i++)
         free(options->only[i]);
     free(options->only);
+    free(options->command);
     free(options->files);
     memset(options, 0, sizeof *options);
 }

@@ -13,6 +13,9 @@
 /** Name of the program in its messages. */
 #define PROGRAM "kvsim-experiments"
 
+/** Most runs at the same time. */
+#define MOST_JOBS 64
+
 /** What the command line asks for; defaults filled in. */
 typedef struct campaign_options {
     char **files; /**< of --experiments */
@@ -41,6 +44,7 @@ typedef struct campaign_options {
     bool quiet;
     bool list;
     bool dry_run;
+    char *command; /**< the command line for the shell, without --resume; NULL: there was no memory */
 } campaign_options;
 
 /**

@@ -5,6 +5,7 @@
 #include <fcntl.h>
 #include <stdarg.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -17,6 +18,19 @@ int path_make(path_text *path, error_text *error, const char *format, ...) {
     if (length < 0 || (size_t)length >= sizeof path->text)
         return fail(error, "a path is longer than %zu bytes: %.200s...", sizeof path->text - 1, path->text);
     return 0;
+}
+
+char *path_absolute(const char *path) {
+    char *folder = path[0] != '/' ? getcwd(NULL, 0) : NULL;
+    char *absolute;
+    while (folder != NULL && path[0] == '.' && path[1] == '/')
+        path += 2;
+    bool here = folder != NULL && strcmp(path, ".") == 0;
+    if (asprintf(&absolute, "%s%s%s", folder != NULL ? folder : "", folder != NULL && !here ? "/" : "",
+                 here ? "" : path) < 0)
+        absolute = NULL;
+    free(folder);
+    return absolute;
 }
 
 bool path_exists(const char *path) {

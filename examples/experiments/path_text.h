@@ -19,6 +19,9 @@ typedef struct path_text {
 /** Format a path. 0, or -1 with `error` set if it is too long. */
 int path_make(path_text *path, error_text *error, const char *format, ...) __attribute__((format(printf, 3, 4)));
 
+/** A path from the root; the working folder is put before it if need be. [owned]; NULL when out of memory */
+char *path_absolute(const char *path);
+
 /** Whether something of this name is there. */
 bool path_exists(const char *path);
 

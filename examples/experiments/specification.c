@@ -4,6 +4,7 @@
 #include "common/prompts.h"
 #include "common/text_file.h"
 #include "json_place.h"
+#include "path_text.h"
 
 #include <inttypes.h>
 #include <limits.h>
@@ -159,12 +160,10 @@ static char *resolve_path(const reader *r, const char *path) {
     char *joined;
     const char *slash = strrchr(r->path, '/');
     if (path[0] == '/' || slash == NULL)
-        joined = strdup(path);
-    else if (asprintf(&joined, "%.*s/%s", (int)(slash - r->path), r->path, path) < 0)
-        joined = NULL;
-    char *absolute = joined != NULL ? realpath(joined, NULL) : NULL;
-    if (absolute == NULL)
-        return joined;
+        return path_absolute(path);
+    if (asprintf(&joined, "%.*s/%s", (int)(slash - r->path), r->path, path) < 0)
+        return NULL;
+    char *absolute = path_absolute(joined);
     free(joined);
     return absolute;
 }
@@ -331,16 +330,13 @@ static int settle_model(reader *r, experiment *e) {
     char *path = e->model == NULL ? find_shipped("models/tiny") : resolve_path(r, e->model);
     if (path == NULL)
         return fail(r->error, "out of memory");
-    bool folder = stat(path, &facts) == 0;
-    if (e->model != NULL && !folder && strcmp(e->engine, ENGINE_BUILTIN) != 0) {
+    bool there = stat(path, &facts) == 0;
+    if (e->model != NULL && !there && strcmp(e->engine, ENGINE_BUILTIN) != 0) {
         free(path);
         return 0;
     }
-    char *absolute = realpath(path, NULL);
     free(e->model);
-    e->model = absolute != NULL ? absolute : path;
-    if (absolute != NULL)
-        free(path);
+    e->model = path;
     return 0;
 }
 

@@ -344,7 +344,8 @@ void store_drop_dumps(const store *s, const experiment *e) {
 bool store_has_stamp(const store *s, const char *name, const char *label, const char *text) {
     path_text path;
     error_text ignored;
-    if (path_make(&path, &ignored, "%s/%s/%s.json", s->runs.text, name, label) != 0 || !path_exists(path.text))
+    if (path_make(&path, &ignored, "%s/%s/%s-made-from.json", s->runs.text, name, label) != 0 ||
+        !path_exists(path.text))
         return false;
     json_t *stamp = json_file_read(path.text, &ignored);
     const char *made_from = json_string_value(json_object_get(stamp, "made_from"));
@@ -355,7 +356,7 @@ bool store_has_stamp(const store *s, const char *name, const char *label, const 
 
 int store_set_stamp(const store *s, const char *name, const char *label, const char *text, error_text *error) {
     path_text path;
-    if (path_make(&path, error, "%s/%s/%s.json", s->runs.text, name, label) != 0)
+    if (path_make(&path, error, "%s/%s/%s-made-from.json", s->runs.text, name, label) != 0)
         return -1;
     json_t *stamp = json_object();
     json_object_set_new(stamp, "made_from", json_string(text));

@@ -68,7 +68,7 @@ bool store_has_dump(const store *s, const char *name, int64_t repeat);
 /** Take the dumps of all runs of an experiment away. */
 void store_drop_dumps(const store *s, const experiment *e);
 
-/** @name Small texts that say what a result was made from, so that it is not made again: `.runs/<name>/<label>`
+/** @name Small texts that say what a result was made from, so that it is not made again
  * @{ */
 bool store_has_stamp(const store *s, const char *name, const char *label, const char *text);
 int store_set_stamp(const store *s, const char *name, const char *label, const char *text, error_text *error);
