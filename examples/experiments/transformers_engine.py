@@ -264,7 +264,9 @@ def load_tokenizer(name: str, local: bool) -> Any:
     files = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model")
     if local and not any(os.path.exists(os.path.join(name, file)) for file in files):
         return None
-    with explained("its tokenizer cannot be loaded", name):
+    hint = " (a SentencePiece file: pip install protobuf sentencepiece)" if local and os.path.exists(
+        os.path.join(name, "tokenizer.model")) else ""
+    with explained(f"its tokenizer cannot be loaded{hint}", name):
         return transformers.AutoTokenizer.from_pretrained(name, local_files_only=local)
 
 

@@ -1,0 +1,472 @@
+#!/usr/bin/env python3
+"""End-to-end tests of the engines `transformers` and `command` of kvsim-experiments.
+
+usage: test_experiments_engines.py KVSIM_EXPERIMENTS [PART_OF_A_TITLE]
+
+$KVSIM_PYTHON is a Python with torch and Hugging Face transformers, the independent truth of these tests; without it the
+tests that need them are skipped, and counted. analyze_harness.py has what the tests share.
+"""
+import functools
+import json
+import math
+import os
+import pathlib
+import re
+import subprocess
+import sys
+import tempfile
+
+import analyze_harness as harness
+from analyze_harness import ROOT, Skip, cases, dump_file, recorded, require, temporary, test, write
+
+EXPECTED_CHECKS = 40
+TRUTH = ROOT / "tests" / "e2e" / "transformers_truth.py"
+FORMATS = ROOT / "docs" / "formats.md"
+MODEL = ROOT / "examples" / "models" / "tiny"
+
+# The dump of an engine command, for the shell.
+OUT = "$KVSIM_OUTPUT_DIR/dump.safetensors"
+
+PROMPTS = ["The library maps the file and checks every offset before it reads a single byte of it.",
+           "def read(path):\n    with open(path) as file:\n        return file.read()\n\n\ndef write(path, text):\n",
+           "It was the best of times, it was the worst of times, it was the age of wisdom."]
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Running
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def spec(name="one", **fields):
+    return {"name": name, "prompts": PROMPTS, "max_tokens": 40, "temperature": 0, "repeats": 1} | fields
+
+
+def run(work, experiments, *arguments, env=None):
+    """Run experiments; the exit status is the caller's to judge. Output goes to work/out."""
+    path = write(work, "experiments.json", json.dumps(experiments))
+    return harness.run("--experiments", path, "--output-dir", work / "out", "--no-plots", "--quiet", *arguments,
+                       env=env, cwd=work)
+
+
+def results(work, name="one"):
+    return json.loads((work / "out" / name / "results.json").read_text(encoding="utf-8"))
+
+
+def run_of(work, name="one"):
+    """Folder of a run of which the dump was kept."""
+    return work / "out" / ".runs" / name / "0"
+
+
+def succeed(work, experiments, *arguments, **others):
+    done = run(work, experiments, *arguments, **others)
+    require(done.returncode == 0, f"exit status {done.returncode}: {done.stderr}")
+    return done
+
+
+def fail_with(experiment, words, *arguments, env=None):
+    """The experiment must fail with one line that names it and holds all words, while another one goes on."""
+    with temporary() as work:
+        good = spec("good", prompts=["a b c"], max_tokens=20)
+        done = run(work, [experiment, good], *arguments, env=env)
+        require(done.returncode == 1, f"exit status {done.returncode}: {done.stderr}")
+        lines = [line for line in done.stderr.splitlines() if experiment["name"] in line]
+        require(len(lines) >= 1, f"no line names the experiment: {done.stderr}")
+        report = json.loads((work / "out" / "final_report.json").read_text(encoding="utf-8"))
+        rows = {row["name"]: row for row in report["experiments"]}
+        require(rows["good"]["status"] == "complete", f"the other experiment: {rows['good']['status']}")
+        require(rows[experiment["name"]]["status"] == "failed", rows[experiment["name"]]["status"])
+        for text in (lines[0], rows[experiment["name"]]["failure"]):
+            for word in words:
+                require(word.lower() in text.lower(), f"'{word}' is not in: {text}")
+        require(results(work, "good")["schema"] == "kvsim.experiment_result.v1", "results of the other experiment")
+        require(not (work / "out" / experiment["name"] / "results.json").exists(), "results of what failed")
+
+
+def leaves(value, place=""):
+    """All figures of a document by their place."""
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            yield from leaves(inner, f"{place}/{key}")
+    elif isinstance(value, list):
+        for number, inner in enumerate(value):
+            yield from leaves(inner, f"{place}/{number}")
+    else:
+        yield place, value
+
+
+def require_same_analysis(ours, theirs, tolerance):
+    """Every figure of two results: absolute for shares and cosines, relative for what is larger than 1."""
+    a, b = dict(leaves(ours["cache_analysis"])), dict(leaves(theirs["cache_analysis"]))
+    require(a.keys() == b.keys(), f"figures of one side only: {sorted(a.keys() ^ b.keys())[:5]}")
+    require(len(a) > 100, f"only {len(a)} figures")
+    for place, value in a.items():
+        other = b[place]
+        same = value == other
+        if isinstance(value, (int, float)) and isinstance(other, (int, float)):
+            same = math.isclose(value, other, rel_tol=tolerance, abs_tol=tolerance)
+        require(same, f"{place}: {value} and {other}")
+
+
+def outputs(result):
+    return [[row["output"] for row in repeat["sequences"]] for repeat in result["outputs"]]
+
+
+def need_builtin():
+    with temporary() as work:
+        done = run(work, spec(prompts=["x"], max_tokens=1, model=str(work)), "--dry-run")
+        if "no embedded engine" in done.stderr:
+            raise Skip("the program was built without the engine")
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Engine command
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def documented(language):
+    """The example of docs/formats.md in a language."""
+    section = FORMATS.read_text(encoding="utf-8").split("## Engines of kvsim-experiments", 1)[1]
+    return re.search(rf"^```{language}\n(.*?)^```$", section, re.MULTILINE | re.DOTALL).group(1)
+
+
+def beside(program):
+    path = pathlib.Path(harness.program).parent / program
+    if not path.exists():
+        raise Skip(f"{path} is absent")
+    return path
+
+
+@test
+def the_documented_command_gives_what_the_embedded_engine_gives():
+    """kvsim-analyze has the same engine, so its dump is the same one, and so is every figure."""
+    need_builtin()
+    env = {"PATH": f"{beside('kvsim-analyze').parent}:{os.environ['PATH']}"}
+    with temporary() as work:
+        command = write(work, "engine.sh", documented("sh"))
+        succeed(work, [spec("embedded", engine="builtin"),
+                       spec("outside", engine="command", engine_command=f"sh {command}")], env=env)
+        ours, theirs = results(work, "embedded"), results(work, "outside")
+        require_same_analysis(ours, theirs, 1e-12)
+        require(theirs["engine"]["name"] == "command", theirs["engine"])
+        require(theirs["model"]["name"] == "tiny", theirs["model"])
+
+
+@test
+def a_command_is_told_the_experiment():
+    with temporary() as work:
+        write(work, "made", dump_file([20, 33, 18]))
+        show = write(work, "show.py", "import json, os\n"
+                     "seen = {k: v for k, v in os.environ.items() if k.startswith('KVSIM_')}\n"
+                     "seen['request'] = json.load(open(seen['KVSIM_REQUEST']))\n"
+                     "seen['prompts'] = open(seen['KVSIM_PROMPTS_FILE'], encoding='utf-8').read()\n"
+                     "seen['listing'] = os.listdir(seen['KVSIM_OUTPUT_DIR'])\n"
+                     "json.dump(seen, open('seen.json', 'w'))\n")
+        prompts = ["one\ttwo\nthree", "back\\slash", "größer"]
+        succeed(work, spec(engine="command", prompts=prompts, seed=7, repeats=2, temperature=0.5, top_p=0.75,
+                           page_tokens=4, engine_command=f"{sys.executable} {show} && cp made {OUT}"))
+        seen = json.loads((work / "seen.json").read_text())
+        request = seen["request"]
+        require(seen["KVSIM_EXPERIMENT"] == "one" and seen["KVSIM_REPEAT"] == "1" and seen["KVSIM_SEED"] == "8", seen)
+        require(seen["KVSIM_MAX_TOKENS"] == "40" and seen["KVSIM_PAGE_TOKENS"] == "4", seen)
+        require(float(seen["KVSIM_TEMPERATURE"]) == 0.5 and float(seen["KVSIM_TOP_P"]) == 0.75, seen)
+        require(seen["KVSIM_MODEL"] == str(MODEL.resolve()), seen["KVSIM_MODEL"])
+        require(seen["prompts"] == "one\\ttwo\\nthree\nback\\\\slash\ngrößer\n", seen["prompts"])
+        require(seen["listing"] == [], seen["listing"])
+        require(request["schema"] == "kvsim.request.v1" and request["prompts"] == prompts, request)
+        require(request["seed"] == 8 and request["repeat"] == 1 and request["page_tokens"] == 4, request)
+        require(len(set(request["sequence_seeds"])) == 3, request["sequence_seeds"])
+        require(results(work)["cache_analysis"]["counts"]["sequences"] == 3, "sequences")
+
+
+@test
+def what_a_command_says_of_its_run_is_kept():
+    said = {"engine_version": "mine 3", "notes": ["a note"], "ignored_fields": ["top_p"],
+            "model": {"architecture": "Mine", "parameters": 12},
+            "sequences": [{"prompt_tokens": 15, "output": "text", "output_tokens": [1, 2, 3, 4, 5], "finish": "eos",
+                           "first_token_seconds": 0.5, "token_seconds": [0.25, 0.25, 0.25, 0.25]}],
+            "timing": {"prefill_tokens": 15, "prefill_seconds": 0.5, "decode_tokens": 4, "decode_seconds": 1.0}}
+    with temporary() as work:
+        write(work, "made", dump_file([20]))
+        write(work, "said", json.dumps(said))
+        succeed(work, spec(engine="command", prompts=["p"], page_tokens=4, engine_command=f"cp made {OUT}; "
+                           "cp said $KVSIM_OUTPUT_DIR/generation.json; echo rubbish"))
+        result = results(work)
+        require(result["engine"] == {"name": "command", "version": "mine 3"}, result["engine"])
+        require("a note" in result["notes"] and result["ignored_fields"] == ["top_p"], result["notes"])
+        require(result["model"]["architecture"] == "Mine" and result["model"]["parameters"] == 12, result["model"])
+        require(outputs(result) == [["text"]], result["outputs"])
+        require(math.isclose(result["timing"]["decode_tokens_per_second"]["mean"], 4.0), result["timing"])
+        require(math.isclose(result["timing"]["first_token_seconds"]["p50"], 0.5), result["timing"])
+
+
+def command(text, **fields):
+    return spec("bad", engine="command", prompts=["p", "q"], engine_command=text, **fields)
+
+
+@cases(
+    ("no dump", "echo rubbish; echo more", ["engine_command", "no dump.safetensors"]),
+    ("status and last words", "echo rubbish; echo the reason >&2; exit 3", ["engine_command", "status 3", "reason"]),
+    ("not found", "no-such-program", ["engine_command", "127", "no-such-program"]),
+    ("crash", "kill -SEGV $$", ["engine_command", "signal 11"]),
+    ("killed", "kill -KILL $$", ["engine_command", "killed"]),
+    ("rubbish for a dump", f"head -c 3000 /dev/urandom > {OUT}", ["engine_command", "cannot be read"]),
+    ("an empty dump", f": > {OUT}", ["engine_command", "cannot be read"]),
+    ("half a dump", f"head -c 900 made > {OUT}", ["engine_command", "cannot be read"]),
+    ("a dump that lacks its end", f"head -c -4 made > {OUT}", ["engine_command", "cannot be read"]),
+    ("another schema", f"cp {MODEL}/model.safetensors {OUT}", ["engine_command", "kvsim.dump.v1"]),
+    ("a folder for a dump", f"mkdir {OUT}", ["engine_command", "regular file"]),
+    ("too few sequences", f"cp one {OUT}", ["engine_command", "1 sequences", "2 prompts"]),
+    ("generation.json is rubbish", f"cp made {OUT}; echo '{{' > $KVSIM_OUTPUT_DIR/generation.json",
+     ["engine_command", "generation.json"]),
+    ("generation.json of another type",
+     f"""cp made {OUT}; echo '{{"sequences":[{{"prompt_tokens":"x"}},{{}}]}}' > $KVSIM_OUTPUT_DIR/generation.json""",
+     ["engine_command", "/sequences/0/prompt_tokens"]),
+    ("generation.json contradicts the dump",
+     f"""cp made {OUT}; echo '{{"sequences":[{{"prompt_tokens":99}},{{}}]}}' > $KVSIM_OUTPUT_DIR/generation.json""",
+     ["engine_command", "/sequences/0", "99"]),
+    ("generation.json of another length",
+     f"""cp made {OUT}; echo '{{"sequences":[]}}' > $KVSIM_OUTPUT_DIR/generation.json""",
+     ["engine_command", "/sequences", "2 objects"]),
+)
+def a_command_that_fails(text, words):
+    need_builtin()
+    with tempfile.TemporaryDirectory() as files:
+        write(files, "made", dump_file([20, 33]))
+        write(files, "one", dump_file([20]))
+        fail_with(command(f"cd {files}; {text}"), words)
+
+
+@test
+def a_command_that_hangs_is_ended_with_all_it_started():
+    need_builtin()
+    with tempfile.TemporaryDirectory() as files:
+        pids = pathlib.Path(files) / "pids"
+        fail_with(command(f"sleep 400 & echo $! > {pids}; echo waiting >&2; sleep 400"),
+                  ["engine_command", "longer than its 5 s", "waiting"], "--time-limit", "5")
+        pid = int(pids.read_text())
+        state = pathlib.Path(f"/proc/{pid}/stat")
+        ended = not state.exists() or state.read_text().rsplit(")", 1)[1].split()[0] == "Z"
+        require(ended, f"process {pid} still runs")
+
+
+@test
+def a_wrong_rotation_is_noted():
+    with temporary() as work:
+        content = bytearray(dump_file([40], size=8, metadata={"rope_theta": "500"}))
+        # The same token everywhere, and keys that differ: no rotation explains them.
+        tokens = content.index(b"\x01\x00\x00\x00\x02\x00\x00\x00\x03\x00\x00\x00") - 4
+        content[tokens:tokens + 4 * 40] = bytes(4 * 40)
+        write(work, "made", bytes(content))
+        succeed(work, spec(engine="command", prompts=["p"], page_tokens=4, engine_command=f"cp made {OUT}"))
+        notes = results(work)["notes"]
+        require(any("not rotated as the dump says" in note for note in notes), notes)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Engine transformers, as far as it goes without its packages
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+@test
+def missing_packages_are_named_with_what_to_do():
+    need_builtin()
+    with tempfile.TemporaryDirectory() as files:
+        bare = write(files, "python", f"#!/bin/sh\nexec {sys.executable} -I -S \"$@\"\n")
+        bare.chmod(0o755)
+        words = ["bad", "lacks", "torch", "transformers", "pip install", "--python", "KVSIM_PYTHON"]
+        fail_with(spec("bad", engine="transformers"), words, "--python", bare)
+        fail_with(spec("bad", engine="transformers"), words, env={"KVSIM_PYTHON": str(bare)})
+
+
+@test
+def a_python_that_is_not_there():
+    need_builtin()
+    fail_with(spec("bad", engine="transformers"), ["engine", "/no/such/python", "--python"],
+              "--python", "/no/such/python")
+
+
+@test
+def a_package_that_is_broken():
+    need_builtin()
+    with tempfile.TemporaryDirectory() as files:
+        for name in ("torch", "transformers", "numpy", "safetensors"):
+            write(files, f"{name}.py", "raise OSError('libnothing.so is missing')\n" if name == "torch" else "")
+        python = write(files, "python", f"#!/bin/sh\nexport PYTHONPATH={files}\nexec {sys.executable} \"$@\"\n")
+        python.chmod(0o755)
+        fail_with(spec("bad", engine="transformers"), ["engine", "cannot import torch", "libnothing.so"],
+                  "--python", python)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Engine transformers against transformers
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def python():
+    path = os.environ.get("KVSIM_PYTHON")
+    if not path:
+        raise Skip("KVSIM_PYTHON names no Python with torch and transformers")
+    return path
+
+
+def truth(*arguments):
+    done = subprocess.run([python(), TRUTH, *map(str, arguments)], capture_output=True, text=True, timeout=300)
+    require(done.returncode == 0, f"{arguments}: {done.stderr}")
+    return done.stdout
+
+
+@functools.cache
+def models():
+    """Folder of the models that are made on the spot; it goes away with the process."""
+    folder = tempfile.TemporaryDirectory()
+    truth("make", folder.name)
+    return folder
+
+
+def model(name):
+    python()
+    return pathlib.Path(models().name) / name
+
+
+def both_engines(work, **fields):
+    """The same experiment by the embedded engine and by transformers."""
+    python()
+    need_builtin()
+    succeed(work, [spec("embedded", engine="builtin", **fields), spec("outside", engine="transformers", **fields)],
+            "--keep-dumps")
+    return results(work, "embedded"), results(work, "outside")
+
+
+def generation(work, name):
+    return json.loads((run_of(work, name) / "generation.json").read_text(encoding="utf-8"))
+
+
+def require_same_tokens(work):
+    ours, theirs = generation(work, "embedded"), generation(work, "outside")
+    for a, b in zip(ours["sequences"], theirs["sequences"], strict=True):
+        for member in ("prompt_ids", "output_tokens", "output", "prompt_tokens", "prompt_cut", "finish"):
+            require(a[member] == b[member], f"{member}: {a[member]} and {b[member]}")
+    require(ours["model"] == theirs["model"], f"{ours['model']} and {theirs['model']}")
+    for member in ("prefill_tokens", "decode_tokens"):
+        require(ours["timing"][member] == theirs["timing"][member], f"{ours['timing']} and {theirs['timing']}")
+    require(ours["memory"]["kv_used_bytes"] == theirs["memory"]["kv_used_bytes"], "kv_used_bytes")
+
+
+@test
+def transformers_and_the_embedded_engine_agree_on_llama30m():
+    """Greedy: the same tokens, and within 1e-3 the same analysis."""
+    folder = recorded("llama30m")
+    with temporary() as work:
+        ours, theirs = both_engines(work, model=str(folder), max_tokens=120)
+        require_same_tokens(work)
+        require_same_analysis(ours, theirs, 1e-3)
+        check = json.loads(truth("check", folder, run_of(work, "outside")))
+        require(check["different"] == [] and check["worst"] < 1e-4, check)
+
+
+@test
+def transformers_and_the_embedded_engine_draw_the_same_tokens():
+    """The same random numbers, the same rule of top_p: the same tokens, seed by seed."""
+    with temporary() as work:
+        ours, theirs = both_engines(work, temperature=1.2, top_p=0.9, max_tokens=60, seed=11)
+        require_same_tokens(work)
+        require_same_analysis(ours, theirs, 1e-3)
+
+
+@cases(("prompts are cut", {"long_prompts": "cut", "max_model_len": 64, "max_tokens": 20}),
+       ("the context ends", {"max_model_len": 110, "max_tokens": 100}),
+       ("the end of a text", {"ignore_eos": False, "max_tokens": 100, "temperature": 1.5, "seed": 3}))
+def transformers_ends_where_the_embedded_engine_does(fields):
+    with temporary() as work:
+        both_engines(work, **fields)
+        require_same_tokens(work)
+
+
+@cases(("llama", "tests/golden/models/llama"), ("qwen2", "tests/golden/models/qwen2"))
+def transformers_takes_token_ids_where_there_is_no_tokenizer(folder):
+    prompts = [" ".join(str((7 * i * i + 3 * s) % 58 + 3) for i in range(30)) for s in range(2)]
+    with temporary() as work:
+        both_engines(work, model=str(ROOT / folder), prompts=prompts, max_tokens=30)
+        require_same_tokens(work)
+
+
+@cases(
+    ("gpt_neox", {"rope_applied": "true", "rope_style": "half", "rope_dims": "4", "rope_theta": "10000.0"}, None),
+    ("qwen2", {"rope_applied": "true", "rope_style": "half", "rope_dims": "16", "rope_theta": "50000.0"}, None),
+    ("llama3", {"rope_applied": "true", "rope_style": "half", "rope_dims": "16", "rope_theta": "500000.0"}, None),
+    ("gptj", {"rope_applied": "true", "rope_style": "interleaved", "rope_dims": "8", "rope_theta": "10000.0"}, None),
+    ("gpt2", {"rope_applied": "false", "rope_style": None}, None),
+    ("mpt", {"rope_applied": "false", "rope_style": "none"}, None),
+    ("gemma3", {"rope_applied": "false", "rope_style": None}, "not all rotated alike"),
+)
+def transformers_runs(name, rotation, note):
+    """Tokens, keys and values are those of transformers; the rotation was found and explains the keys."""
+    folder = model(name)
+    with temporary() as work:
+        succeed(work, spec(engine="transformers", model=str(folder)), "--keep-dumps")
+        check = json.loads(truth("check", folder, run_of(work)))
+        require(check["different"] == [] and check["worst"] < 1e-4 and check["sequences"] == 3, check)
+        for key, value in rotation.items():
+            require(check["metadata"].get(key) == value, f"{key}: {check['metadata'].get(key)}, not {value}")
+        notes = results(work)["notes"]
+        require(not any("not rotated as the dump says" in text for text in notes), notes)
+        require(note is None or any(note in text for text in notes), notes)
+        views = results(work)["cache_analysis"]["settings"]["views"]
+        require(("derotated" in views) == (rotation["rope_applied"] == "true"), views)
+
+
+@test
+def transformers_uses_the_tokenizer_of_a_model():
+    folder = model("gpt_neox_words")
+    with temporary() as work:
+        prompts = ["the cat sat", "on the moon"]
+        succeed(work, spec(engine="transformers", model=str(folder), prompts=prompts), "--keep-dumps")
+        rows = generation(work, "one")["sequences"]
+        require([row["prompt_ids"] for row in rows] == [[3, 4, 5], [6, 3, 2]], rows)
+
+
+@cases(("latent attention", "latent", ["bad", "model", "multi-head latent attention", "kv_lora_rank"]),
+       ("quantised cache", "quantised", ["bad", "model", "quantised", "cache_implementation"]),
+       ("no attention", "no_attention", ["bad", "model", "no keys and values"]),
+       ("missing weights", "missing_weights", ["bad", "model", "lack", "weights"]))
+def transformers_refuses(name, words):
+    need_builtin()
+    fail_with(spec("bad", engine="transformers", model=str(model(name))), words)
+
+
+@cases(("no such folder", {"model": "./nowhere"}, ["bad", "model", "nowhere"]),
+       ("prompt too long", {"max_model_len": 50}, ["bad", "prompt 1", "87 tokens", "long-prompts"]),
+       ("context too long", {"max_model_len": 99999}, ["bad", "max_model_len", "2048"]))
+def transformers_says_what_is_wrong(fields, words):
+    python()
+    need_builtin()
+    fail_with(spec("bad", engine="transformers", **fields), words)
+
+
+@test
+def transformers_names_the_fields_that_it_cannot_honour():
+    python()
+    with temporary() as work:
+        done = run(work, spec(engine="transformers", tensor_parallel_size=4, gpu_memory_utilization=0.5, max_tokens=16))
+        require(done.returncode == 0, done.stderr)
+        require(results(work)["ignored_fields"] == ["tensor_parallel_size", "gpu_memory_utilization"],
+                results(work)["ignored_fields"])
+
+
+@test
+def the_documented_python_is_an_engine():
+    """The example of docs/formats.md, with an engine that makes keys and values up."""
+    made = ("import numpy\n\n\ndef generate(prompt, max_tokens):\n    ids = list(prompt.encode()) + [0] * max_tokens\n"
+            "    draw = numpy.random.default_rng(len(prompt)).standard_normal\n"
+            "    return ids, [(draw((len(ids), 2, 8), numpy.float32), draw((len(ids), 2, 8), numpy.float32))\n"
+            "                 for _ in range(3)]\n\n\n")
+    with temporary() as work:
+        write(work, "engine.py", made + documented("python"))
+        succeed(work, spec(engine="command", engine_command=f"{python()} engine.py", page_tokens=8))
+        result = results(work)
+        require(result["model"]["layers"] == 3 and result["model"]["kv_heads"] == 2, result["model"])
+        require(result["cache_analysis"]["counts"]["sequences"] == 3, result["cache_analysis"]["counts"])
+
+
+if __name__ == "__main__":
+    harness.main("test_experiments_engines", EXPECTED_CHECKS, __doc__)
