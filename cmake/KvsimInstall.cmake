@@ -54,6 +54,14 @@ if(TARGET kvsim-analyze)
     install(DIRECTORY examples/models/tiny DESTINATION "${CMAKE_INSTALL_DATADIR}/kvsim/models")
     install(DIRECTORY examples/models/prompts DESTINATION "${CMAKE_INSTALL_DATADIR}/kvsim/models")
 endif()
+if(TARGET kvsim-experiments)
+    install(TARGETS kvsim-experiments RUNTIME DESTINATION "${CMAKE_INSTALL_BINDIR}")
+    install(FILES docs/man/kvsim-experiments.1 DESTINATION "${CMAKE_INSTALL_MANDIR}/man1")
+    install(FILES share/bash-completion/completions/kvsim-experiments
+        DESTINATION "${CMAKE_INSTALL_DATADIR}/bash-completion/completions")
+    install(DIRECTORY examples/experiments DESTINATION "${CMAKE_INSTALL_DATADIR}/kvsim"
+        FILES_MATCHING PATTERN "*.json" PATTERN "transformers_engine.py")
+endif()
 
 install(FILES README.md CHANGELOG.md LICENSE DESTINATION "${CMAKE_INSTALL_DOCDIR}")
 install(FILES examples/embed.c DESTINATION "${CMAKE_INSTALL_DOCDIR}/examples")

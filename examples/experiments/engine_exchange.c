@@ -202,7 +202,7 @@ static int complete(const engine_exchange *x, dump *d, const char *what, int64_t
                     error_text *error) {
     const generation_facts facts = {x->e, x->repeat, &d->info, d->lengths, peak_rss_bytes};
     error_text reason;
-    json_t *given;
+    json_t *given = NULL;
     char *path = join(x->folder, GENERATION);
     int result = path == NULL ? fail(error, "out of memory") : read_generation(path, what, &given, error);
     free(path);

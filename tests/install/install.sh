@@ -51,6 +51,12 @@ configure_and_run() { # NAME CMAKE_ARGUMENT
         "$work/$1/shared" && "$work/$1/static"
 }
 
+# The shipped experiments and model are found beside the program, not in the source tree.
+experiments_are_found() {
+    (cd "$work" && "$prefix/bin/kvsim-experiments" --dry-run >"$work/dry.txt") && cat "$work/dry.txt" &&
+        "$prefix/bin/kvsim-experiments" --list | grep general_knowledge
+}
+
 adds_no_tests_and_no_install() {
     [ -e "$work/add_subdirectory/CMakeCache.txt" ] && [ ! -e "$work/add_subdirectory/kvsim/CTestTestfile.cmake" ] &&
         cmake --install "$work/add_subdirectory" --prefix "$work/nothing" &&
@@ -82,4 +88,14 @@ else
         skip "$what" "this build has no programs"
     done
 fi
-finish install 18
+if [ -e "$build/examples/kvsim-experiments" ]; then
+    check "kvsim-experiments runs from the moved prefix" experiments_are_found
+    check "its manual page is installed" test -s "$prefix/share/man/man1/kvsim-experiments.1"
+    check "the experiments are installed" test -s "$prefix/share/kvsim/experiments/general_knowledge.json"
+    check "the engine transformers is installed" test -s "$prefix/share/kvsim/experiments/transformers_engine.py"
+else
+    for what in "kvsim-experiments" "its manual page" "the experiments" "the engine transformers"; do
+        skip "$what" "this build has no kvsim-experiments"
+    done
+fi
+finish install 22
