@@ -30,7 +30,8 @@ static void compare_rows(const comparing *at, uint32_t row, uint32_t column) {
     kvsim__device_bit_figures *figures = at->figures;
     if (at->job->what != KVSIM__BITS_ACTIVE) {
         figures->differ += differ;
-        figures->histogram[kvsim__bin_of((float)differ / (float)n)]++;
+        const uint64_t bin = differ * KVSIM_HISTOGRAM_BINS / n;
+        figures->histogram[bin < KVSIM_HISTOGRAM_BINS ? bin : KVSIM_HISTOGRAM_BINS - 1]++;
         return;
     }
     const float jaccard = either > 0 ? (float)common / (float)either : 1.0f;

@@ -11,7 +11,7 @@ static uint16_t half_of(double value) {
     const double magnitude = fabs(value);
     int exponent = 0;
     (void)frexp(magnitude, &exponent);
-    exponent = exponent < -13 ? -13 : exponent; /* below are the numbers that are not normal */
+    exponent = magnitude == 0.0 || exponent < -13 ? -13 : exponent; /* below are the numbers that are not normal */
     const double units = rint(ldexp(magnitude, 11 - exponent));
     const uint32_t bits = ((uint32_t)(exponent + 13) << 10) + (uint32_t)units;
     return (uint16_t)(bits | (signbit(value) != 0 ? 0x8000u : 0u));
