@@ -40,7 +40,9 @@ typedef struct device_set {
     kvsim__progress progress;
     kvsim__pairing pairing; /**< keys only */
     kvsim__group *cpu;
-    uint32_t *pages, *first, *sequences, *families;
+    uint32_t *pages, *sequences, *families;
+    uint32_t *first;   /**< first slot of equal bytes */
+    uint32_t *classes; /**< first slot that is equal in the view */
     uint8_t *stratum;
     size_t n;
 
@@ -165,7 +167,7 @@ static inline void add_device_pages(device_set *set) {
     for (uint32_t slot = 0; slot < recipe->slots; slot++) {
         numbers[slot] = slot;
         numbers[recipe->slots + slot] = set->sequences[slot];
-        numbers[2 * recipe->slots + slot] = (int64_t)draw_below(&seed, 4000);
+        numbers[2 * recipe->slots + slot] = 700 * (int64_t)draw_below(&seed, 6);
     }
     kvsim_pages pages = KVSIM_PAGES_INIT;
     pages.kind = KVSIM_KIND_KEY;
@@ -206,6 +208,21 @@ static inline void open_cpu_group(device_set *set) {
     set->pairing.slots = recipe->slots;
     set->pairing.present[KVSIM__KEY] = true;
     set->pairing.places = (kvsim__places){set->sequences, set->families, set->stratum, 5};
+}
+
+/** Classes of pages that are equal in the view: of equal bytes, and where RoPE is undone also of equal position. */
+static inline void number_classes(device_set *set) {
+    const kvsim__page *pages = set->ctx->store.pages;
+    for (uint32_t slot = 0; slot < set->recipe.slots; slot++) {
+        uint32_t other = set->first[slot];
+        while (other < slot && (set->first[other] != set->first[slot] ||
+                                (set->cpu->rotate && pages[other].position != pages[slot].position))) {
+            other++;
+        }
+        set->classes[slot] = other;
+        set->facts[slot] = (kvsim__slot_facts){other, set->sequences[slot], set->families[slot], set->stratum[slot],
+                                               (uint16_t)(other == slot)};
+    }
 }
 
 /* ---- the device's side ---- */
@@ -327,6 +344,7 @@ static inline device_set *open_device_set(const kvsim__backend *table, const dev
     set->n = (size_t)recipe->tokens * (size_t)recipe->heads * (size_t)recipe->head_dim;
     set->pages = get_memory(recipe->slots * sizeof(uint32_t));
     set->first = get_memory(recipe->slots * sizeof(uint32_t));
+    set->classes = get_memory(recipe->slots * sizeof(uint32_t));
     set->sequences = get_memory(recipe->slots * sizeof(uint32_t));
     set->families = get_memory(recipe->slots * sizeof(uint32_t));
     set->stratum = get_memory(recipe->slots);
@@ -353,10 +371,7 @@ static inline device_set *open_device_set(const kvsim__backend *table, const dev
     fill_device_pages(set);
     add_device_pages(set);
     open_cpu_group(set);
-    for (uint32_t slot = 0; slot < recipe->slots; slot++) {
-        set->facts[slot] = (kvsim__slot_facts){set->first[slot], set->sequences[slot], set->families[slot],
-                                               set->stratum[slot], (uint16_t)(set->first[slot] == slot)};
-    }
+    number_classes(set);
     char reason[256] = "";
     const kvsim__device_options device_options = {0, 100, 0};
     ck_assert_msg(table->open(&device_options, &set->device, reason, sizeof reason) == KVSIM_OK, "%s", reason);

@@ -319,7 +319,7 @@ START_TEST(packed_pages_are_what_the_library_packs) {
         }
         ck_assert_uint_eq(sign_count[row], sign_bits);
         ck_assert_uint_eq(active_count[row], active_bits);
-        ck_assert_uint_eq(facts[row].slot.class_id, there ? set->first[first + row] : UINT32_MAX);
+        ck_assert_uint_eq(facts[row].slot.class_id, there ? set->classes[first + row] : UINT32_MAX);
         const double share = there ? packed->norm[row] / set->largest_norm : 0.0;
         ck_assert_double_le(fabs((double)facts[row].norm - share), 1e-7 * share);
         ck_assert_double_le(fabs((double)(facts[row].inverse * facts[row].norm) - (share > 0.0 ? 1.0 : 0.0)), 1e-6);
