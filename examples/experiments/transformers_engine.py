@@ -343,12 +343,15 @@ def tokenize(model: Model, text: str, number: int) -> list[int]:
 
 
 def detokenize(model: Model, ids: list[int]) -> str:
+    """Text without NUL, which the texts of kvsim cannot hold."""
     if model.byte_level:
-        # As the embedded engine: U+FFFD for each byte that is no text, and for NUL, which texts cannot hold.
-        return bytes(x for x in ids if x < BYTE_BOS).decode("utf-8", "kvsim_bytes").replace("\0", "\ufffd")
-    if model.tokenizer is None:
-        return " ".join(str(x) for x in ids)
-    return str(model.tokenizer.decode(ids, skip_special_tokens=True))
+        # As the embedded engine does: U+FFFD for each byte that is no text.
+        text = bytes(x for x in ids if x < BYTE_BOS).decode("utf-8", "kvsim_bytes")
+    elif model.tokenizer is None:
+        text = " ".join(str(x) for x in ids)
+    else:
+        text = str(model.tokenizer.decode(ids, skip_special_tokens=True))
+    return text.replace("\0", "\ufffd")
 
 
 def prepare_prompt(model: Model, request: Request, number: int) -> Prompt:

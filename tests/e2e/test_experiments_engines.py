@@ -63,23 +63,40 @@ def succeed(work, experiments, *arguments, **others):
     return done
 
 
-def fail_with(experiment, words, *arguments, env=None):
-    """The experiment must fail with one line that names it and holds all words, while another one goes on."""
-    with temporary() as work:
-        good = spec("good", prompts=["a b c"], max_tokens=20)
-        done = run(work, [experiment, good], *arguments, env=env)
-        require(done.returncode == 1, f"exit status {done.returncode}: {done.stderr}")
-        lines = [line for line in done.stderr.splitlines() if experiment["name"] in line]
-        require(len(lines) >= 1, f"no line names the experiment: {done.stderr}")
-        report = json.loads((work / "out" / "final_report.json").read_text(encoding="utf-8"))
-        rows = {row["name"]: row for row in report["experiments"]}
-        require(rows["good"]["status"] == "complete", f"the other experiment: {rows['good']['status']}")
-        require(rows[experiment["name"]]["status"] == "failed", rows[experiment["name"]]["status"])
-        for text in (lines[0], rows[experiment["name"]]["failure"]):
+class Campaign:
+    """Experiments that are run once for several tests: their rows in the final report, and what was said of them."""
+
+    def __init__(self, experiments, *arguments, env=None, files=None):
+        self.folder = tempfile.TemporaryDirectory()
+        self.work = pathlib.Path(self.folder.name)
+        for name, content in (files or {}).items():
+            write(self.work, name, content)
+        done = run(self.work, experiments, *arguments, env=env)
+        self.status, self.stderr = done.returncode, done.stderr
+        report = self.work / "out" / "final_report.json"
+        require(report.exists(), f"no final report: {done.stderr}")
+        rows = json.loads(report.read_text(encoding="utf-8"))["experiments"]
+        self.rows = {row["name"]: row for row in rows}
+
+    def require_failure(self, name, words):
+        """An experiment failed, in one line that names it and holds all words; it left no results."""
+        row = self.rows[name]
+        require(row["status"] == "failed", f"{name} is {row['status']}")
+        lines = [line for line in self.stderr.splitlines() if f"experiment {name} failed: " in line]
+        require(len(lines) == 1, f"{len(lines)} lines name {name}: {self.stderr}")
+        for text in (lines[0], row["failure"]):
             for word in words:
                 require(word.lower() in text.lower(), f"'{word}' is not in: {text}")
-        require(results(work, "good")["schema"] == "kvsim.experiment_result.v1", "results of the other experiment")
-        require(not (work / "out" / experiment["name"] / "results.json").exists(), "results of what failed")
+        require(not (self.work / "out" / name / "results.json").exists(), "results of what failed")
+        require(self.status == 1, f"exit status {self.status}")
+
+    def require_success(self, name):
+        require(self.rows[name]["status"] == "complete", f"{name} is {self.rows[name]['status']}: {self.stderr}")
+        return results(self.work, name)
+
+
+def fail_with(experiment, words, *arguments, env=None):
+    Campaign(experiment, *arguments, env=env).require_failure(experiment["name"], words)
 
 
 def leaves(value, place=""):
@@ -199,50 +216,64 @@ def what_a_command_says_of_its_run_is_kept():
         require(math.isclose(result["timing"]["first_token_seconds"]["p50"], 0.5), result["timing"])
 
 
-def command(text, **fields):
-    return spec("bad", engine="command", prompts=["p", "q"], engine_command=text, **fields)
+SAYS = "$KVSIM_OUTPUT_DIR/generation.json"
+
+FAILING_COMMANDS = {
+    "no_dump": ("echo rubbish; echo more", ["no dump.safetensors"]),
+    "status_and_last_words": ("echo rubbish; echo the reason >&2; exit 3", ["status 3", "the reason"]),
+    "not_found": ("no-such-program", ["127", "no-such-program"]),
+    "crash": ("kill -SEGV $$", ["signal 11"]),
+    "killed": ("kill -KILL $$", ["killed"]),
+    "rubbish_for_a_dump": (f"head -c 3000 /dev/urandom > {OUT}", ["cannot be read"]),
+    "an_empty_dump": (f": > {OUT}", ["cannot be read"]),
+    "half_a_dump": (f"head -c 900 made > {OUT}", ["cannot be read"]),
+    "a_dump_that_lacks_its_end": (f"head -c -4 made > {OUT}", ["cannot be read"]),
+    "another_schema": (f"cp {MODEL}/model.safetensors {OUT}", ["kvsim.dump.v1"]),
+    "a_folder_for_a_dump": (f"mkdir {OUT}", ["regular file"]),
+    "too_few_sequences": (f"cp one {OUT}", ["1 sequences", "2 prompts"]),
+    "generation_is_rubbish": (f"cp made {OUT}; echo '{{' > {SAYS}", ["generation.json"]),
+    "generation_is_no_object": (f"cp made {OUT}; echo '[]' > {SAYS}", ["generation.json", "object"]),
+    "generation_of_another_schema": (f"""cp made {OUT}; echo '{{"schema":"x"}}' > {SAYS}""", ["/schema"]),
+    "generation_with_another_type": (
+        f"""cp made {OUT}; echo '{{"sequences":[{{"prompt_tokens":"x"}},{{}}]}}' > {SAYS}""",
+        ["/sequences/0/prompt_tokens"]),
+    "generation_with_negative_time": (
+        f"""cp made {OUT}; echo '{{"timing":{{"decode_seconds":-1}}}}' > {SAYS}""", ["/timing/decode_seconds"]),
+    "generation_that_contradicts_the_dump": (
+        f"""cp made {OUT}; echo '{{"sequences":[{{"prompt_tokens":99}},{{}}]}}' > {SAYS}""", ["/sequences/0", "99"]),
+    "generation_of_another_length": (
+        f"""cp made {OUT}; echo '{{"sequences":[]}}' > {SAYS}""", ["/sequences", "2 objects"]),
+}
 
 
-@cases(
-    ("no dump", "echo rubbish; echo more", ["engine_command", "no dump.safetensors"]),
-    ("status and last words", "echo rubbish; echo the reason >&2; exit 3", ["engine_command", "status 3", "reason"]),
-    ("not found", "no-such-program", ["engine_command", "127", "no-such-program"]),
-    ("crash", "kill -SEGV $$", ["engine_command", "signal 11"]),
-    ("killed", "kill -KILL $$", ["engine_command", "killed"]),
-    ("rubbish for a dump", f"head -c 3000 /dev/urandom > {OUT}", ["engine_command", "cannot be read"]),
-    ("an empty dump", f": > {OUT}", ["engine_command", "cannot be read"]),
-    ("half a dump", f"head -c 900 made > {OUT}", ["engine_command", "cannot be read"]),
-    ("a dump that lacks its end", f"head -c -4 made > {OUT}", ["engine_command", "cannot be read"]),
-    ("another schema", f"cp {MODEL}/model.safetensors {OUT}", ["engine_command", "kvsim.dump.v1"]),
-    ("a folder for a dump", f"mkdir {OUT}", ["engine_command", "regular file"]),
-    ("too few sequences", f"cp one {OUT}", ["engine_command", "1 sequences", "2 prompts"]),
-    ("generation.json is rubbish", f"cp made {OUT}; echo '{{' > $KVSIM_OUTPUT_DIR/generation.json",
-     ["engine_command", "generation.json"]),
-    ("generation.json of another type",
-     f"""cp made {OUT}; echo '{{"sequences":[{{"prompt_tokens":"x"}},{{}}]}}' > $KVSIM_OUTPUT_DIR/generation.json""",
-     ["engine_command", "/sequences/0/prompt_tokens"]),
-    ("generation.json contradicts the dump",
-     f"""cp made {OUT}; echo '{{"sequences":[{{"prompt_tokens":99}},{{}}]}}' > $KVSIM_OUTPUT_DIR/generation.json""",
-     ["engine_command", "/sequences/0", "99"]),
-    ("generation.json of another length",
-     f"""cp made {OUT}; echo '{{"sequences":[]}}' > $KVSIM_OUTPUT_DIR/generation.json""",
-     ["engine_command", "/sequences", "2 objects"]),
-)
-def a_command_that_fails(text, words):
-    need_builtin()
-    with tempfile.TemporaryDirectory() as files:
-        write(files, "made", dump_file([20, 33]))
-        write(files, "one", dump_file([20]))
-        fail_with(command(f"cd {files}; {text}"), words)
+@functools.cache
+def failing_commands():
+    """All of them in one campaign, between two that go well."""
+    good = [spec(name, engine="command", prompts=["p", "q"], page_tokens=4, engine_command=f"cp made {OUT}")
+            for name in ("good_first", "good_last")]
+    bad = [spec(name, engine="command", prompts=["p", "q"], engine_command=text)
+           for name, (text, _) in FAILING_COMMANDS.items()]
+    return Campaign([good[0], *bad, good[1]], files={"made": dump_file([20, 33]), "one": dump_file([20])})
+
+
+@cases(*((name, name, words) for name, (_, words) in FAILING_COMMANDS.items()))
+def a_command_that_fails(name, words):
+    failing_commands().require_failure(name, ["engine_command", *words])
+
+
+@test
+def commands_that_fail_leave_the_others_alone():
+    for name in ("good_first", "good_last"):
+        require(failing_commands().require_success(name)["schema"] == "kvsim.experiment_result.v1", name)
 
 
 @test
 def a_command_that_hangs_is_ended_with_all_it_started():
-    need_builtin()
     with tempfile.TemporaryDirectory() as files:
         pids = pathlib.Path(files) / "pids"
-        fail_with(command(f"sleep 400 & echo $! > {pids}; echo waiting >&2; sleep 400"),
-                  ["engine_command", "longer than its 5 s", "waiting"], "--time-limit", "5")
+        text = f"sleep 400 & echo $! > {pids}; echo waiting >&2; sleep 400"
+        fail_with(spec("bad", engine="command", engine_command=text),
+                  ["engine_command", "longer than its 2 s", "waiting"], "--time-limit", "2")
         pid = int(pids.read_text())
         state = pathlib.Path(f"/proc/{pid}/stat")
         ended = not state.exists() or state.read_text().rsplit(")", 1)[1].split()[0] == "Z"
@@ -269,7 +300,6 @@ def a_wrong_rotation_is_noted():
 
 @test
 def missing_packages_are_named_with_what_to_do():
-    need_builtin()
     with tempfile.TemporaryDirectory() as files:
         bare = write(files, "python", f"#!/bin/sh\nexec {sys.executable} -I -S \"$@\"\n")
         bare.chmod(0o755)
@@ -280,14 +310,12 @@ def missing_packages_are_named_with_what_to_do():
 
 @test
 def a_python_that_is_not_there():
-    need_builtin()
     fail_with(spec("bad", engine="transformers"), ["engine", "/no/such/python", "--python"],
               "--python", "/no/such/python")
 
 
 @test
 def a_package_that_is_broken():
-    need_builtin()
     with tempfile.TemporaryDirectory() as files:
         for name in ("torch", "transformers", "numpy", "safetensors"):
             write(files, f"{name}.py", "raise OSError('libnothing.so is missing')\n" if name == "torch" else "")
@@ -390,29 +418,65 @@ def transformers_takes_token_ids_where_there_is_no_tokenizer(folder):
         require_same_tokens(work)
 
 
-@cases(
-    ("gpt_neox", {"rope_applied": "true", "rope_style": "half", "rope_dims": "4", "rope_theta": "10000.0"}, None),
-    ("qwen2", {"rope_applied": "true", "rope_style": "half", "rope_dims": "16", "rope_theta": "50000.0"}, None),
-    ("llama3", {"rope_applied": "true", "rope_style": "half", "rope_dims": "16", "rope_theta": "500000.0"}, None),
-    ("gptj", {"rope_applied": "true", "rope_style": "interleaved", "rope_dims": "8", "rope_theta": "10000.0"}, None),
-    ("gpt2", {"rope_applied": "false", "rope_style": None}, None),
-    ("mpt", {"rope_applied": "false", "rope_style": "none"}, None),
-    ("gemma3", {"rope_applied": "false", "rope_style": None}, "not all rotated alike"),
-)
+RUNNING_MODELS = {
+    "gpt_neox": ({"rope_style": "half", "rope_dims": "4", "rope_theta": "10000.0"}, None),
+    "qwen2": ({"rope_style": "half", "rope_dims": "16", "rope_theta": "50000.0"}, None),
+    "llama3": ({"rope_style": "half", "rope_dims": "16", "rope_theta": "500000.0"}, None),
+    "gptj": ({"rope_style": "interleaved", "rope_dims": "8", "rope_theta": "10000.0"}, None),
+    "gpt2": ({}, None),
+    "mpt": ({"rope_style": "none"}, None),
+    "gemma3": ({}, "not all rotated alike"),
+}
+REFUSED = {
+    "latent_attention": ({"model": "latent"}, ["multi-head latent attention", "kv_lora_rank"]),
+    "quantised_cache": ({"model": "quantised"}, ["quantised", "cache_implementation"]),
+    "no_attention": ({"model": "no_attention"}, ["no keys and values"]),
+    "missing_weights": ({"model": "missing_weights"}, ["lack", "weights"]),
+    "no_such_folder": ({"model": "./nowhere/at/all"}, ["nowhere"]),
+    "prompt_too_long": ({"model": "qwen2", "max_model_len": 50},
+                        ["prompt 1", f"{len(PROMPTS[0]) + 1} tokens", "--long-prompts"]),
+    "context_too_long": ({"model": "qwen2", "max_model_len": 9999}, ["max_model_len", "512"]),
+}
+
+
+@functools.cache
+def campaign_of_models():
+    """Models that run and models that are refused, in one campaign."""
+    folder = pathlib.Path(models().name)
+    running = [spec(name, engine="transformers", model=str(folder / name)) for name in RUNNING_MODELS]
+    refused = [spec(name, engine="transformers", **(fields | {"model": str(folder / fields["model"])}))
+               for name, (fields, _) in REFUSED.items()]
+    return Campaign([*refused, *running], "--keep-dumps", "--jobs", "2")
+
+
+@functools.cache
+def checks_of_models():
+    folder, work = pathlib.Path(models().name), campaign_of_models().work
+    pairs = [path for name in RUNNING_MODELS for path in (folder / name, run_of(work, name))]
+    return dict(zip(RUNNING_MODELS, map(json.loads, truth("check", *pairs).splitlines()), strict=True))
+
+
+@cases(*((name, name, *expected) for name, expected in RUNNING_MODELS.items()))
 def transformers_runs(name, rotation, note):
     """Tokens, keys and values are those of transformers; the rotation was found and explains the keys."""
-    folder = model(name)
-    with temporary() as work:
-        succeed(work, spec(engine="transformers", model=str(folder)), "--keep-dumps")
-        check = json.loads(truth("check", folder, run_of(work)))
-        require(check["different"] == [] and check["worst"] < 1e-4 and check["sequences"] == 3, check)
-        for key, value in rotation.items():
-            require(check["metadata"].get(key) == value, f"{key}: {check['metadata'].get(key)}, not {value}")
-        notes = results(work)["notes"]
-        require(not any("not rotated as the dump says" in text for text in notes), notes)
-        require(note is None or any(note in text for text in notes), notes)
-        views = results(work)["cache_analysis"]["settings"]["views"]
-        require(("derotated" in views) == (rotation["rope_applied"] == "true"), views)
+    python()
+    result = campaign_of_models().require_success(name)
+    check = checks_of_models()[name]
+    require(check["different"] == [] and check["worst"] < 1e-4 and check["sequences"] == 3, check)
+    expected = {"rope_applied": "true" if "rope_theta" in rotation else "false"} | rotation
+    found = {key: check["metadata"].get(key) for key in ("rope_applied", "rope_style", "rope_dims", "rope_theta")}
+    require({key: value for key, value in found.items() if value is not None} == expected, found)
+    notes = result["notes"]
+    require(not any("not rotated as the dump says" in text for text in notes), notes)
+    require(note is None or any(note in text for text in notes), notes)
+    views = result["cache_analysis"]["settings"]["views"]
+    require(("derotated" in views) == ("rope_theta" in rotation), views)
+
+
+@cases(*((name, name, words) for name, (_, words) in REFUSED.items()))
+def transformers_refuses(name, words):
+    python()
+    campaign_of_models().require_failure(name, words)
 
 
 @test
@@ -425,30 +489,11 @@ def transformers_uses_the_tokenizer_of_a_model():
         require([row["prompt_ids"] for row in rows] == [[3, 4, 5], [6, 3, 2]], rows)
 
 
-@cases(("latent attention", "latent", ["bad", "model", "multi-head latent attention", "kv_lora_rank"]),
-       ("quantised cache", "quantised", ["bad", "model", "quantised", "cache_implementation"]),
-       ("no attention", "no_attention", ["bad", "model", "no keys and values"]),
-       ("missing weights", "missing_weights", ["bad", "model", "lack", "weights"]))
-def transformers_refuses(name, words):
-    need_builtin()
-    fail_with(spec("bad", engine="transformers", model=str(model(name))), words)
-
-
-@cases(("no such folder", {"model": "./nowhere"}, ["bad", "model", "nowhere"]),
-       ("prompt too long", {"max_model_len": 50}, ["bad", "prompt 1", "87 tokens", "long-prompts"]),
-       ("context too long", {"max_model_len": 99999}, ["bad", "max_model_len", "2048"]))
-def transformers_says_what_is_wrong(fields, words):
-    python()
-    need_builtin()
-    fail_with(spec("bad", engine="transformers", **fields), words)
-
-
 @test
 def transformers_names_the_fields_that_it_cannot_honour():
     python()
     with temporary() as work:
-        done = run(work, spec(engine="transformers", tensor_parallel_size=4, gpu_memory_utilization=0.5, max_tokens=16))
-        require(done.returncode == 0, done.stderr)
+        succeed(work, spec(engine="transformers", tensor_parallel_size=4, gpu_memory_utilization=0.5, max_tokens=16))
         require(results(work)["ignored_fields"] == ["tensor_parallel_size", "gpu_memory_utilization"],
                 results(work)["ignored_fields"])
 

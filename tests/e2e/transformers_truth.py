@@ -2,12 +2,12 @@
 """What test_experiments_engines.py asks of torch and Hugging Face transformers, run by the Python that has them.
 
     transformers_truth.py make FOLDER
-    transformers_truth.py check MODEL RUN
+    transformers_truth.py check [MODEL RUN]...
 
 `make` writes small models with random weights into FOLDER, one folder for each kind, and models that must be refused.
 `check` compares a run of the engine `transformers` (generation.json and dump.safetensors in RUN) with what transformers
-does by itself: greedy tokens with `generate`, keys and values with one forward pass over the tokens. It prints the
-largest difference and the dump's metadata as JSON.
+does by itself: greedy tokens with `generate`, keys and values with one forward pass over the tokens. It prints, for
+each pair of folders, the largest difference and the dump's metadata as a line of JSON.
 """
 from __future__ import annotations
 
@@ -127,8 +127,9 @@ def main() -> int:
     transformers.utils.logging.disable_progress_bar()
     if sys.argv[1:2] == ["make"] and len(sys.argv) == 3:
         make(sys.argv[2])
-    elif sys.argv[1:2] == ["check"] and len(sys.argv) == 4:
-        print(json.dumps(check(sys.argv[2], sys.argv[3])))
+    elif sys.argv[1:2] == ["check"] and len(sys.argv) % 2 == 0:
+        for folder, run in zip(sys.argv[2::2], sys.argv[3::2]):
+            print(json.dumps(check(folder, run)))
     else:
         print(__doc__, file=sys.stderr)
         return 2
