@@ -27,9 +27,10 @@
 #define KVSIM__RELATION_CELLS 3
 #define KVSIM__STRATA_CELLS   9
 
-/** Relative errors have no bound: those in [2^(14 + 34 (k - 1)), 2^(14 + 34 k)) are added up in units of
- * 2^(-20 + 34 k), in limb k. */
-#define KVSIM__LIMBS 5
+/** Relative errors have no bound: those below 2^14 are added up in units of 2^-20, in limb 0; those in
+ * [2^(14 + 20 (k - 1)), 2^(14 + 20 k)) in units of 2^(20 k - 20), in limb k. */
+#define KVSIM__LIMBS     7
+#define KVSIM__LIMB_BITS 20
 
 /** Norms below this share of the largest one are not trusted to fp32: pairs of such pages are put aside. */
 #define KVSIM__LEAST_NORM 0x1p-40f
@@ -159,12 +160,12 @@ KVSIM__SHARED uint64_t kvsim__best_key(float cosine, uint32_t earlier) {
 /** Limb and units of a finite relative error. */
 KVSIM__SHARED uint32_t kvsim__limb_of(float error, uint64_t *units) {
     uint32_t limb = 0;
-    float scaled = error * 0x1p20f;
-    while (scaled >= 0x1p34f && limb + 1 < KVSIM__LIMBS) {
-        scaled *= 0x1p-34f;
+    float scaled = error;
+    while (scaled >= 0x1p14f && limb + 1 < KVSIM__LIMBS) {
+        scaled *= 0x1p-20f;
         limb++;
     }
-    *units = (uint64_t)scaled;
+    *units = (uint64_t)(scaled * 0x1p20f);
     return limb;
 }
 

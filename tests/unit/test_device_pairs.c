@@ -184,7 +184,7 @@ static void check_sums(const outcome *of, const kvsim__figures *cpu) {
     const double distance = (double)figures->distance_units / (double)KVSIM__DISTANCE_UNITS * largest;
     double relative = 0.0;
     for (int limb = 0; limb < KVSIM__LIMBS; limb++) {
-        relative += ldexp((double)figures->relative_units[limb], 34 * limb - 20);
+        relative += ldexp((double)figures->relative_units[limb], KVSIM__LIMB_BITS * limb - 20);
     }
     ck_assert_double_le(fabs(cosine - cpu->cosine_sum), 2e-6 * pairs);
     ck_assert_double_le(fabs(distance - cpu->l2_sum), 4e-6 * pairs * largest);
