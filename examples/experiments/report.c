@@ -92,7 +92,8 @@ static int read_rows(report_data *data, json_t *const *results, size_t count, er
     size_t index;
     data->count = json_array_size(experiments);
     data->rows = calloc(data->count + 1, sizeof *data->rows);
-    if (data->rows == NULL)
+    data->as_run = calloc(data->count + 1, sizeof *data->as_run);
+    if (data->rows == NULL || data->as_run == NULL)
         return fail(error, "out of memory");
     json_array_foreach(experiments, index, summary) {
         report_row *row = &data->rows[index];
@@ -107,6 +108,11 @@ static int read_rows(report_data *data, json_t *const *results, size_t count, er
                 row->results = results[i];
     }
     qsort(data->rows, data->count, sizeof *data->rows, compare_rows);
+    size_t found = 0;
+    for (size_t number = 0; number < data->count; number++)
+        for (size_t i = 0; i < data->complete; i++)
+            if (data->rows[i].number == number)
+                data->as_run[found++] = &data->rows[i];
     return 0;
 }
 
@@ -202,6 +208,7 @@ int report_write(const char *output_path, const json_t *final_report, json_t *co
         pictures_draw(&data);
         result = write_file(&data, folder, error);
     }
+    free(data.as_run);
     free(data.rows);
     output_close(folder);
     return result;

@@ -28,12 +28,13 @@ typedef struct report_row {
 typedef struct report_data {
     const json_t *final;
     const json_t *settings;
-    report_row *rows;   /**< complete ones first, from the most to the least redundant, then the others */
-    size_t complete;    /**< rows that are complete */
-    size_t count;       /**< all rows */
-    const char *folder; /**< where the pictures lie */
-    bool pictures;      /**< they were drawn */
-    error_text why_not; /**< why not */
+    report_row *rows;          /**< complete ones first, from the most to the least redundant, then the others */
+    const report_row **as_run; /**< complete ones in the order of running */
+    size_t complete;           /**< rows that are complete */
+    size_t count;              /**< all rows */
+    const char *folder;        /**< where the pictures lie */
+    bool pictures;             /**< they were drawn */
+    error_text why_not;        /**< why not */
 } report_data;
 
 /** Row of an experiment by its name; NULL if there is none. */

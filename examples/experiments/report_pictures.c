@@ -14,6 +14,9 @@
 /** Width of a picture in its own units; letters are 14 of them high, so that a phone still shows them legibly. */
 #define WIDTH 460
 
+/** Width of one of the smaller pictures, three of which stand side by side. */
+#define NARROW_WIDTH 350
+
 /** Heat map: height of an experiment's strip with its name above, and of what is below all. */
 #define STRIP_HEIGHT 50
 #define AXIS_HEIGHT  52
@@ -222,14 +225,14 @@ static void draw_distance(const report_data *data, FILE *script, size_t at) {
     range_of_distances(data, &low, &high, &far);
     tokens = tokens > 0.0 ? tokens : 1.0;
     file_name(name, "distance", at);
-    svg_begin(script, name, WIDTH, 250);
+    svg_begin(script, name, NARROW_WIDTH, 230);
     fprintf(script,
-            "set lmargin at screen 0.1\nset rmargin at screen 0.985\nset tmargin at screen 0.96\nset bmargin at screen "
-            "0.2\n"
+            "set lmargin at screen 0.12\nset rmargin at screen 0.975\nset tmargin at screen 0.95\n"
+            "set bmargin at screen 0.23\n"
             "set border 1\nset tics scale 0\nset logscale x 2\nset xrange [%g:%g]\nset yrange [%g:%g]\n"
             "set xlabel 'Tokens apart' offset 0,0.5 textcolor rgb '" ROLE_MUTED "'\n"
-            "set xzeroaxis linecolor rgb '" ROLE_MUTED "' linewidth 1 linetype 1\nset xtics (",
-            0.85 * tokens, 1.15 * far, low, high);
+            "set xzeroaxis linecolor rgb '" ROLE_MUTED "' linewidth 1 linetype 1\nset ytics %g\nset xtics (",
+            0.85 * tokens, 1.15 * far, low, high, high - low > 0.45 ? 0.2 : 0.1);
     for (double tick = tokens; tick <= far; tick *= far / tokens > 40.0 ? 4.0 : 2.0)
         fprintf(script, "%s'%g' %g", tick > tokens ? ", " : "", tick, tick);
     fputs(")\n", script);

@@ -9,6 +9,7 @@
 
 static const char light[] = "--page:#fff;--panel:#f6f7f9;--ink:#1a1d23;--muted:#58606e;--rule:#dcdfe5;--link:#0a58a8;"
                             "--key:#0b62a8;--key-soft:#0b62a82e;--value:#b85607;--value-soft:#b856072e;"
+                            "--key-bar:#2f7fc4;--value-bar:#cf6d18;--main-bar:#1f8f83;--other-bar:#c2447d;"
                             "--main:#0d746a;--main-soft:#0d746a2e;--other:#a3265f;--other-soft:#a3265f2e;"
                             "--warn:#8a4b00;--warn-panel:#fff5e5;"
                             "--heat0:#f0f2f4;--heat1:#dcefeb;--heat2:#bde3dc;--heat3:#98d3c8;--heat4:#70c0b3;"
@@ -17,6 +18,7 @@ static const char light[] = "--page:#fff;--panel:#f6f7f9;--ink:#1a1d23;--muted:#
 
 static const char dark[] = "--page:#14171c;--panel:#1c2027;--ink:#e6e9ee;--muted:#a3acb9;--rule:#343b46;--link:#8cc2f5;"
                            "--key:#6cb2ee;--key-soft:#6cb2ee33;--value:#f09a4a;--value-soft:#f09a4a33;"
+                           "--key-bar:#3579b3;--value-bar:#ab631f;--main-bar:#20857a;--other-bar:#b54a80;"
                            "--main:#43c3b2;--main-soft:#43c3b233;--other:#f07fb0;--other-soft:#f07fb033;"
                            "--warn:#f4b860;--warn-panel:#2a2318;"
                            "--heat0:#22272f;--heat1:#16393a;--heat2:#17494a;--heat3:#185a57;--heat4:#1a6c66;"
@@ -50,7 +52,7 @@ static const char *const rules[] = {
     ".warn{background:var(--warn-panel);border-left:.25rem solid var(--warn);padding:.7rem 1rem;margin:1rem 0;"
     "max-width:52rem}.warn p:last-child{margin:0}",
     /* Tables: rows become cards where there is no room for columns. */
-    "table{border-collapse:collapse;width:100%;font-size:.94rem}",
+    "table{border-collapse:collapse;width:100%;margin:0 0 1.2rem;font-size:.94rem}",
     "caption{text-align:left;font-weight:600;padding:0 0 .5rem}", "caption .small{font-weight:400;display:block}",
     "th,td{text-align:left;vertical-align:top;padding:.55rem .9rem .55rem 0;border-bottom:1px solid var(--rule)}",
     "th:last-child,td:last-child{padding-right:0}",
@@ -58,25 +60,26 @@ static const char *const rules[] = {
     "border-bottom-color:var(--muted)}",
     "tbody th{font-weight:600}tbody th .small{display:block;font-weight:400;max-width:20rem}",
     ".n{text-align:right}.n .interval{display:block}", ".narrow{width:auto;min-width:min(100%,26rem)}",
-    ".scroll{overflow-x:auto;max-width:100%;margin:0 0 1rem}", ".mark{min-width:9rem;width:33%}",
+    ".scroll{overflow-x:auto;max-width:100%;margin:0 0 1rem}",
+    ".mark{min-width:9rem;width:31%}.cards thead th:first-child{width:22%}.mark.third{width:26%}",
     "svg{display:block;width:100%;height:auto;color:var(--ink)}svg text{font-family:inherit}",
     ".bar{height:.9rem;overflow:visible;margin:.28rem 0 .15rem}", ".bar *{vector-effect:non-scaling-stroke}",
-    ".patterns{columns:2 24rem;column-gap:2.5rem;max-width:none}.patterns li{break-inside:avoid}",
+    ".patterns{columns:2 24rem;column-gap:2.5rem;max-width:none}.patterns li{break-inside:avoid;margin:0 0 .5rem}",
     ".matrix{width:auto}.matrix td,.matrix th{padding-left:.7rem;padding-right:.7rem}"
     ".matrix tbody th,.matrix caption{padding-left:0}.matrix thead td{border-color:var(--muted)}",
     ".verdict{font-weight:600;white-space:nowrap}.verdict.no{font-weight:400;color:var(--muted)}",
     /* Pictures. */
-    ".figures{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,20rem),1fr));gap:1.2rem 2rem;"
+    ".figures{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,19rem),1fr));gap:1.4rem 2rem;"
     "margin:1rem 0}",
     ".figures.wide{grid-template-columns:repeat(auto-fit,minmax(min(100%,26rem),1fr))}",
-    "figure{margin:0;max-width:36rem}figure h3{margin:0 0 .2rem}figcaption{margin-top:.2rem}",
+    "figure{margin:0;max-width:36rem}figure h3,figure h4{margin:0 0 .2rem}figcaption{margin-top:.2rem}",
     ".legend{display:flex;flex-wrap:wrap;gap:.2rem 1.1rem;list-style:none;padding:0;margin:.4rem 0;max-width:none;"
     "font-size:.875rem}.legend li{margin:0;display:flex;align-items:center;gap:.4rem}",
     ".legend svg{width:1.5rem;height:.8rem;flex:none}",
     ".scale{display:flex;align-items:center;gap:.5rem;font-size:.875rem;color:var(--muted);margin:.3rem 0 0;"
     "max-width:none}.scale svg{width:10rem;height:.8rem}",
     /* Folded parts. */
-    "details{border-top:1px solid var(--rule);max-width:none}details:last-of-type{border-bottom:1px solid var(--rule)}",
+    "details{border-top:1px solid var(--rule);max-width:none}section>details:last-child{margin-bottom:-.6rem}",
     "summary{cursor:pointer;padding:.55rem 0;font-weight:600}summary .small{font-weight:400}",
     "details>:not(summary){margin-left:1rem}details details>:not(summary){margin-left:1rem}",
     "pre{white-space:pre-wrap;overflow-wrap:anywhere;background:var(--panel);padding:.7rem .9rem;margin:.3rem 0 1rem;"
@@ -106,8 +109,9 @@ static const char paper[] =
     ".figures{grid-template-columns:repeat(2,1fr)}.scroll{overflow:visible}@page{margin:15mm}}";
 
 static void write_roles(FILE *out) {
-    static const char *const names[] = {"ink",        "muted", "rule", "key",       "key-soft", "value",
-                                        "value-soft", "page",  "main", "main-soft", "other",    "other-soft"};
+    static const char *const names[] = {"ink",        "muted",     "rule",     "key",       "key-soft", "value",
+                                        "value-soft", "page",      "main",     "main-soft", "other",    "other-soft",
+                                        "key-bar",    "value-bar", "main-bar", "other-bar"};
     for (size_t i = 0; i < sizeof names / sizeof *names; i++)
         fprintf(out, ".f-%s{fill:var(--%s)}.s-%s{stroke:var(--%s)}.c-%s{color:var(--%s)}\n", names[i], names[i],
                 names[i], names[i], names[i], names[i]);

@@ -107,11 +107,11 @@ static void write_name(const report_row *row, FILE *out) {
     fputs("</span> <span class=\"small\">", out);
     html_number(out, sequences, number_count, sequences == 1.0 ? "prompt" : "prompts");
     fputs(" \xc3\x97 ", out);
-    html_number(out, repeats, number_count, repeats == 1.0 ? "run" : "runs");
+    html_number(out, repeats, number_count, repeats == 1.0 ? "repeat" : "repeats");
     if (isfinite(tokens)) {
         fputs(", ", out);
         html_number(out, tokens, number_count, "tokens");
-        fputs(repeats == 1.0 ? "" : " a run", out);
+        fputs(repeats == 1.0 ? "" : " a repeat", out);
     }
     fputs("</span></th>", out);
 }
@@ -142,7 +142,7 @@ static void write_meaning(const report_data *data, FILE *out) {
               ? "mean and rotation taken out), less what pages of shuffled tokens give. "
               : "mean taken out), less what pages of shuffled tokens give. ",
           out);
-    fputs("Black lines and the numbers in parentheses are 95\xc2\xa0% intervals.</p>\n", out);
+    fputs("Thin lines and the numbers in parentheses are 95\xc2\xa0% intervals.</p>\n", out);
 }
 
 void section_experiments(const report_data *data, FILE *out) {
@@ -155,8 +155,13 @@ void section_experiments(const report_data *data, FILE *out) {
     bar_range saved_range = range_of(data, saved), alike_range = range_of(data, alike);
     fputs("<section id=\"experiments\">\n<h2>The experiments side by side</h2>\n", out);
     write_meaning(data, out);
-    table_begin(out, "Redundancy by experiment", "Share of bytes, of bytes, and of pages; the most redundant first.",
-                columns, sizeof columns / sizeof *columns);
+    char remark[160], saved_end[32], alike_end[32];
+    snprintf(saved_end, sizeof saved_end, "%g", 100.0 * saved_range.high);
+    snprintf(alike_end, sizeof alike_end, "%g", 100.0 * alike_range.high);
+    snprintf(remark, sizeof remark,
+             "The most redundant first. Bars reach to %s\xc2\xa0%% of the bytes and %s\xc2\xa0%% of the pages.",
+             saved_end, alike_end);
+    table_begin(out, "Redundancy by experiment", remark, columns, sizeof columns / sizeof *columns);
     for (size_t i = 0; i < data->complete; i++) {
         const report_row *row = &data->rows[i];
         report_estimate share = estimate_at(row->summary, saved[0]);

@@ -112,8 +112,8 @@ void bar_write(FILE *out, const report_estimate *estimate, bar_range range, cons
     fputs("<rect class=\"f-track\" x=\"0\" y=\"1\" width=\"100\" height=\"10\"/>", out);
     if (isfinite(estimate->mean)) {
         double end = place_of(estimate->mean, range);
-        fprintf(out, "<rect class=\"f-%s\" x=\"%.2f\" y=\"1\" width=\"%.2f\" height=\"10\"/>", role, fmin(zero, end),
-                fabs(end - zero));
+        fprintf(out, "<rect class=\"f-%s-bar\" x=\"%.2f\" y=\"1\" width=\"%.2f\" height=\"10\"/>", role,
+                fmin(zero, end), fabs(end - zero));
     }
     if (range.low < 0.0)
         fprintf(out, "<path class=\"s-muted\" stroke-width=\"1\" d=\"M%.2f,0V12\"/>", zero);
@@ -140,7 +140,7 @@ void parts_write(FILE *out, double first, double second, double most) {
     begin_bar(out);
     fprintf(out,
             "<rect class=\"f-track\" x=\"0\" y=\"1\" width=\"100\" height=\"10\"/>"
-            "<rect class=\"f-main\" x=\"0\" y=\"1\" width=\"%.2f\" height=\"10\"/>"
-            "<rect class=\"f-other\" x=\"%.2f\" y=\"1\" width=\"%.2f\" height=\"10\"/></svg>",
+            "<rect class=\"f-main-bar\" x=\"0\" y=\"1\" width=\"%.2f\" height=\"10\"/>"
+            "<rect class=\"f-other-bar\" x=\"%.2f\" y=\"1\" width=\"%.2f\" height=\"10\"/></svg>",
             scale * first, scale * first, scale * second);
 }

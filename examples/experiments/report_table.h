@@ -49,7 +49,7 @@ void range_add(bar_range *range, const report_estimate *estimate);
 /** A range whose ends are round numbers. */
 bar_range range_round(bar_range range);
 
-/** A bar from 0 to the mean with a whisker for the interval. `role` is "key", "value", "main", "other" or "muted". */
+/** A bar from 0 to the mean with a whisker for the interval. `role` is "key", "value" or "main". */
 void bar_write(FILE *out, const report_estimate *estimate, bar_range range, const char *role);
 
 /** A dot with a whisker and a line at 0: a difference. */

@@ -21,7 +21,7 @@ int heat_step(double share, double scale) {
 /** The scale of colours between its ends. */
 static void write_scale(const report_data *data, FILE *out) {
     char most[32];
-    number_percent(most, sizeof most, heat_scale(data));
+    snprintf(most, sizeof most, "%g", 100.0 * heat_scale(data));
     fputs("<p class=\"scale\"><span>0\xc2\xa0%</span><svg viewBox=\"0 0 100 8\" preserveAspectRatio=\"none\" "
           "aria-hidden=\"true\">",
           out);
@@ -186,46 +186,35 @@ static const json_t *find_match(const json_t *pairs, const char *earlier, const 
     return NULL;
 }
 
-/** Of each later experiment, what an earlier one has already; the names in the order of running. */
+/** Of each experiment but the first, what those before it have already; in the order of running. */
 static void write_matrix(const report_data *data, FILE *out) {
     const json_t *pairs = json_at(data->final, "between_experiments/pairs"), *pair;
-    const json_t *experiments = json_at(data->final, "experiments"), *later, *earlier;
     double most = 0.01;
-    size_t index, i, k;
-    if (json_array_size(pairs) == 0)
+    size_t index;
+    if (json_array_size(pairs) == 0 || data->complete < 2)
         return;
-    json_array_foreach(pairs, index, pair) most = fmax(most, number_at(pair, "both/saved_share/observed"));
-    fputs(
-        "<h3>From one experiment to another</h3>\n<div class=\"scroll\" tabindex=\"0\" role=\"region\" "
-        "aria-label=\"What one experiment shares with another\"><table class=\"matrix\"><caption>Bytes of the row's "
-        "experiment that could be shared with the column's <span class=\"small\">First repeat of each, in the order of "
-        "running; an experiment is compared with those before it.</span></caption>\n<thead><tr><td></td>",
-        out);
-    json_array_foreach(experiments, index, earlier) {
-        const report_row *row = row_of(data, text_at(earlier, "name"));
-        if (row == NULL || row >= data->rows + data->complete)
-            continue;
+    json_array_foreach(pairs, index, pair) {
+        most = fmax(most, number_at(pair, "both/saved_share/observed"));
+    }
+    fputs("<div class=\"scroll\" tabindex=\"0\" role=\"region\" aria-label=\"What experiments share with others\">"
+          "<table class=\"matrix\"><caption>Could be shared with another experiment <span class=\"small\">Share of the "
+          "bytes of the experiment on the left, with blocks of the one above, which ran before; first repeat of "
+          "each.</span></caption>\n<thead><tr><td></td>",
+          out);
+    for (size_t i = 0; i + 1 < data->complete; i++) {
         fputs("<th scope=\"col\" class=\"n\">", out);
-        html_text(out, row->words);
+        html_text(out, data->as_run[i]->words);
         fputs("</th>", out);
     }
     fputs("</tr></thead>\n<tbody>\n", out);
-    json_array_foreach(experiments, i, later) {
-        const report_row *row = row_of(data, text_at(later, "name"));
-        if (row == NULL || row >= data->rows + data->complete)
-            continue;
+    for (size_t later = 1; later < data->complete; later++) {
         fputs("<tr><th scope=\"row\">", out);
-        html_text(out, row->words);
+        html_text(out, data->as_run[later]->words);
         fputs("</th>", out);
-        json_array_foreach(experiments, k, earlier) {
-            const report_row *column = row_of(data, text_at(earlier, "name"));
-            if (column == NULL || column >= data->rows + data->complete)
-                continue;
-            if (k < i)
-                write_match(out, find_match(pairs, column->name, row->name), most);
-            else
-                fputs("<td></td>", out);
-        }
+        for (size_t earlier = 0; earlier < later; earlier++)
+            write_match(out, find_match(pairs, data->as_run[earlier]->name, data->as_run[later]->name), most);
+        for (size_t empty = later; empty + 1 < data->complete; empty++)
+            fputs("<td></td>", out);
         fputs("</tr>\n", out);
     }
     fputs("</tbody></table></div>\n", out);
@@ -252,7 +241,7 @@ void section_places(const report_data *data, FILE *out) {
         {"Experiment", ""}, {"Within one sequence", "mark"}, {"Between its sequences", "mark"}};
     static const char *const scope_paths[] = {"within_sequence/saved_share/both", "between_sequences/saved_share/both"};
     static const report_column positions[] = {
-        {"Experiment", ""}, {"First page", "mark"}, {"Middle", "mark"}, {"Last page", "mark"}};
+        {"Experiment", ""}, {"First page", "mark third"}, {"Middle", "mark third"}, {"Last page", "mark third"}};
     static const char *const position_paths[] = {"cache_analysis/positions/first/both/alike_share",
                                                  "cache_analysis/positions/middle/both/alike_share",
                                                  "cache_analysis/positions/last/both/alike_share"};
