@@ -271,10 +271,7 @@ def load_tokenizer(name: str, local: bool) -> Any:
 
 
 def load_model(request: Request) -> Model:
-    name = request.model
-    local = os.path.isdir(name)
-    if not local and (name.startswith(("/", ".", "~")) or name.count("/") > 1):
-        raise EngineError(f"model: {name}: no such folder")
+    name, local = request.model, os.path.isdir(request.model)
     with explained("its configuration cannot be read", name):
         whole = transformers.AutoConfig.from_pretrained(name, local_files_only=local)
     config = whole.get_text_config(decoder=True)
@@ -752,6 +749,9 @@ def model_document(model: Model, facts: CacheFacts) -> dict[str, Any]:
 
 
 def run(request: Request, folder: str) -> None:
+    name = request.model
+    if not os.path.isdir(name) and (name.startswith(("/", ".", "~")) or name.count("/") > 1):
+        raise EngineError(f"model: {name}: no such folder")
     import_packages()
     torch.set_grad_enabled(False)
     if request.threads > 0:
