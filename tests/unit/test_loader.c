@@ -28,7 +28,8 @@ static void find_and_tell(void) {
     const kvsim__backend *table = kvsim__backend_find(reason, sizeof reason);
     printf("%s%s%s\n", getauxval(AT_SECURE) != 0 ? "secure " : "",
            table != NULL ? "found " : "none: ", table != NULL ? table->name : reason);
-    return EXIT_SUCCESS;
+    (void)fflush(stdout);
+    _exit(EXIT_SUCCESS); /* a leak detector could not look at a process with other rights */
 }
 
 /* Run `path` under the name `name` in the folder `in`, with KVSIM_BACKEND_DIR or without; what it says. */
