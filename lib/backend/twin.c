@@ -85,8 +85,9 @@ static bool is_to_fail(uint32_t *mode, int32_t *status) {
     return fails;
 }
 
-/* Begin a call. False if there is nothing to do: `status` is what the call returns. */
-static bool begin(kvsim__device *device, const char *name, int32_t *status) {
+/* Begin a call. False if there is nothing to do: `status` is what the call returns. A call that waits cannot be late.
+ */
+static bool begin(kvsim__device *device, const char *name, bool waits, int32_t *status) {
     uint32_t mode;
     const bool fails = is_to_fail(&mode, status);
     if (atomic_flag_test_and_set(&device->busy)) {
@@ -104,7 +105,7 @@ static bool begin(kvsim__device *device, const char *name, int32_t *status) {
     }
     device->lost = mode == KVSIM__TWIN_LOST || mode == KVSIM__TWIN_LATE;
     set_error(device, *status == KVSIM_E_NOMEM ? "%s: the twin is out of device memory" : "%s: the twin fails", name);
-    *status = mode == KVSIM__TWIN_LATE ? KVSIM_OK : *status;
+    *status = mode == KVSIM__TWIN_LATE && !waits ? KVSIM_OK : *status;
     return false;
 }
 
@@ -291,7 +292,7 @@ static const char *twin_error(kvsim__device *device) {
 static int32_t twin_allocate(kvsim__device *device, size_t bytes, void **out) {
     int32_t status;
     *out = NULL;
-    const bool works = begin(device, "allocate", &status);
+    const bool works = begin(device, "allocate", false, &status);
     if (works && bytes == 0) {
         return end(device, kvsim__twin_misused(device, "allocate: no bytes are wanted"));
     }
@@ -334,7 +335,7 @@ static bool is_far(const void *address) {
 
 static int32_t twin_upload(kvsim__device *device, void *to, const void *from, size_t bytes) {
     int32_t status;
-    if (begin(device, "upload", &status) && bytes > 0) {
+    if (begin(device, "upload", false, &status) && bytes > 0) {
         const kvsim__twin_span span = kvsim__twin_span_at(device, to, bytes, "upload");
         if (span.at == NULL || is_far(from)) {
             status = span.at == NULL ? KVSIM_E_BACKEND : kvsim__twin_misused(device, "upload from the device");
@@ -347,7 +348,7 @@ static int32_t twin_upload(kvsim__device *device, void *to, const void *from, si
 
 static int32_t twin_download(kvsim__device *device, void *to, const void *from, size_t bytes) {
     int32_t status;
-    if (begin(device, "download", &status) && bytes > 0) {
+    if (begin(device, "download", true, &status) && bytes > 0) {
         const kvsim__twin_span span = kvsim__twin_span_at(device, from, bytes, "download");
         if (span.at == NULL || is_far(to)) {
             status = span.at == NULL ? KVSIM_E_BACKEND : kvsim__twin_misused(device, "download to the device");
@@ -360,7 +361,7 @@ static int32_t twin_download(kvsim__device *device, void *to, const void *from, 
 
 static int32_t twin_fill(kvsim__device *device, void *to, int byte, size_t bytes) {
     int32_t status;
-    if (begin(device, "fill", &status) && bytes > 0) {
+    if (begin(device, "fill", false, &status) && bytes > 0) {
         const kvsim__twin_span span = kvsim__twin_span_at(device, to, bytes, "fill");
         if (span.at == NULL) {
             status = KVSIM_E_BACKEND;
@@ -373,13 +374,13 @@ static int32_t twin_fill(kvsim__device *device, void *to, int byte, size_t bytes
 
 static int32_t twin_wait(kvsim__device *device) {
     int32_t status;
-    (void)begin(device, "wait", &status);
+    (void)begin(device, "wait", true, &status);
     return end(device, status);
 }
 
 static int32_t twin_wait_for(kvsim__device *device, void *stream) {
     int32_t status;
-    if (begin(device, "wait_for", &status)) {
+    if (begin(device, "wait_for", false, &status)) {
         (void)pthread_mutex_lock(&lock);
         twin.streams++;
         twin.last_stream = stream;
@@ -403,7 +404,7 @@ static int32_t twin_device_of(kvsim__device *device, const void *memory) {
 #define DEFINE_KERNEL(name, parameters, arguments)                                                                     \
     static int32_t twin_##name parameters {                                                                            \
         int32_t status;                                                                                                \
-        return end(device, begin(device, #name, &status) ? kvsim__twin_##name arguments : status);                     \
+        return end(device, begin(device, #name, false, &status) ? kvsim__twin_##name arguments : status);              \
     }
 
 DEFINE_KERNEL(classify,

@@ -15,7 +15,8 @@
 #define KVSIM__TWIN_ONCE   0u /**< that call only */
 #define KVSIM__TWIN_ALWAYS 1u /**< and every one after it, also of devices that are opened later */
 #define KVSIM__TWIN_LOST   2u /**< and with it the device is lost; a device that is opened later works */
-#define KVSIM__TWIN_LATE   3u /**< it seems to succeed, but nothing is done, and the device is lost from then on */
+#define KVSIM__TWIN_LATE                                                                                               \
+    3u /**< unless it waits it seems to succeed, but nothing is done, and the device is lost from then on */
 /** @} */
 
 /** @name What kvsim_backend_query gives
