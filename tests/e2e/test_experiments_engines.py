@@ -136,6 +136,43 @@ def need_builtin():
 
 
 # ---------------------------------------------------------------------------------------------------------------------
+# Documents
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+@test
+def the_manual_page_has_every_option():
+    done = harness.run("--help")
+    said = set(re.findall(r"(?<![\w-])--([a-z][a-z-]*)", done.stdout.split("Mandatory or optional", 1)[0]))
+    page = (ROOT / "docs" / "man" / "kvsim-experiments.1").read_text(encoding="utf-8")
+    written = set(re.findall(r"^\.It .*?Fl -([a-z-]+)", page, re.MULTILINE))
+    require(len(said) > 20, said)
+    require(said == written, f"only in --help: {said - written}; only in the page: {written - said}")
+
+
+@test
+def every_field_is_documented():
+    code = (ROOT / "examples" / "experiments" / "specification.c").read_text(encoding="utf-8")
+    names = re.search(r"experiment_field_names\[FIELD_COUNT\] = {(.*?)}", code, re.DOTALL).group(1)
+    fields = re.findall(r'"(\w+)"', names)
+    require(len(fields) > 15, fields)
+    for document in ("docs/user-guide.md", "docs/man/kvsim-experiments.1"):
+        text = (ROOT / document).read_text(encoding="utf-8")
+        for field in fields:
+            require(field in text, f"{field} is not in {document}")
+
+
+@test
+def every_variable_of_a_command_is_documented():
+    code = (ROOT / "examples" / "experiments" / "engine_command.c").read_text(encoding="utf-8")
+    names = re.findall(r'"(KVSIM_\w+)=', code)
+    require(len(names) > 10, names)
+    text = FORMATS.read_text(encoding="utf-8")
+    for name in names:
+        require(f"`{name}`" in text, f"{name} is not in {FORMATS}")
+
+
+# ---------------------------------------------------------------------------------------------------------------------
 # Engine command
 # ---------------------------------------------------------------------------------------------------------------------
 
