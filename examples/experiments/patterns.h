@@ -28,4 +28,8 @@ json_t *patterns_between_experiments(const json_t *experiments, const json_t *di
  */
 json_t *patterns_answer(const json_t *experiments, const json_t *differences);
 
+/** How it was measured, and what it does not show: texts. [owned]; NULL when out of memory */
+json_t *patterns_method(const json_t *experiments);
+json_t *patterns_not_shown(const json_t *experiments);
+
 #endif

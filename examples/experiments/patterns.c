@@ -1,0 +1,211 @@
+#include "patterns.h"
+
+#include "analyze/figures.h"
+#include "common/json_text.h"
+#include "patterns_words.h"
+#include "statistics.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+/** Append a pattern; `figures` is taken over. */
+static void put(json_t *patterns, const char *pattern, const char *text, json_t *figures) {
+    json_array_append_new(patterns, json_pack("{s:s, s:s, s:o}", "pattern", pattern, "text", text, "figures", figures));
+}
+
+static void set_figure(json_t *figures, const char *name, const figure *of) {
+    json_t *object = json_object();
+    json_object_set_new(object, "mean", json_number(of->mean));
+    json_object_set_new(object, "low", json_number(of->low));
+    json_object_set_new(object, "high", json_number(of->high));
+    json_object_set_new(figures, name, object);
+}
+
+/* ---- layers ---- */
+
+/** Rank of a value among others, from 1; ties share the mean of theirs. */
+static double rank_of(const double *values, size_t count, size_t own) {
+    double below = 0.0, equal = 0.0;
+    for (size_t i = 0; i < count; i++) {
+        below += values[i] < values[own];
+        equal += values[i] == values[own];
+    }
+    return below + (equal + 1.0) / 2.0;
+}
+
+/** Spearman's rank correlation of the values with their places; NaN if all are equal. */
+static double rank_correlation(const double *values, size_t count) {
+    double mean = ((double)count + 1.0) / 2.0, product = 0.0, squares = 0.0, depth = 0.0;
+    for (size_t i = 0; i < count; i++) {
+        double rank = rank_of(values, count, i) - mean, place = (double)i + 1.0 - mean;
+        product += rank * place;
+        squares += rank * rank;
+        depth += place * place;
+    }
+    return squares > 0.0 ? product / sqrt(squares * depth) : (double)NAN;
+}
+
+/** Whether a rank correlation of so many layers is more than chance gives in 95 of 100 orders. */
+static bool is_trend(double correlation, size_t count) {
+    if (isnan(correlation) || count < 5)
+        return false;
+    double degrees = (double)count - 2.0;
+    double t = fabs(correlation) * sqrt(degrees / fmax(1e-12, 1.0 - correlation * correlation));
+    return t > student_975(degrees);
+}
+
+/** "layers 0, 1 and 4". */
+static void list_layers(const json_t *layers, const char *path, char *text, size_t size, size_t *certain) {
+    const json_t *layer;
+    size_t index, used = 0;
+    *certain = 0;
+    text[0] = 0;
+    json_array_foreach(layers, index, layer) {
+        figure of = figure_at(layer, path);
+        if (!is_certain(&of) || used + 16 > size)
+            continue;
+        used += (size_t)snprintf(text + used, size - used, "%s%d", *certain > 0 ? ", " : "",
+                                 (int)member_count(layer, "layer"));
+        ++*certain;
+    }
+}
+
+static void describe_layers(const json_t *layers, const char *kind, json_t *patterns) {
+    size_t count = json_array_size(layers), certain;
+    double *means = calloc(count + 1, sizeof *means);
+    char path[64], text[1024], list[256];
+    size_t most = 0, least = 0;
+    snprintf(path, sizeof path, "%s/alike_excess", kind);
+    for (size_t i = 0; means != NULL && i < count; i++) {
+        means[i] = figure_at(json_array_get(layers, i), path).mean;
+        most = means[i] > means[most] ? i : most;
+        least = means[i] < means[least] ? i : least;
+    }
+    if (means == NULL || count == 0 || isnan(means[0])) {
+        free(means);
+        return;
+    }
+    figure top = figure_at(json_array_get(layers, most), path), bottom = figure_at(json_array_get(layers, least), path);
+    double correlation = rank_correlation(means, count);
+    list_layers(layers, path, list, sizeof list, &certain);
+    phrase high = percent_with_interval(&top), low = percent_with_interval(&bottom);
+    size_t used = 0;
+    if (certain == 0)
+        used = (size_t)snprintf(
+            text, sizeof text,
+            "In no layer are more %s pages alike than chance gives, as far as these prompts can tell", kind);
+    else
+        used = (size_t)snprintf(text, sizeof text, "More %s pages are alike than chance gives in layer%s %s", kind,
+                                certain > 1 ? "s" : "", list);
+    used += (size_t)snprintf(text + used, sizeof text - used,
+                             ": the excess reaches from %s in layer %zu to %s in layer %zu", low.text, least, high.text,
+                             most);
+    if (is_trend(correlation, count))
+        used += (size_t)snprintf(text + used, sizeof text - used, ", and %s with depth (rank correlation %.2f)",
+                                 correlation > 0.0 ? "rises" : "falls", correlation);
+    else
+        used += (size_t)snprintf(text + used, sizeof text - used, ", without a trend with depth");
+    snprintf(text + used, sizeof text - used, ".");
+    json_t *figures = json_pack("{s:s, s:I, s:I}", "kind", kind, "largest_layer", (json_int_t)most, "smallest_layer",
+                                (json_int_t)least);
+    set_figure(figures, "largest", &top);
+    set_figure(figures, "smallest", &bottom);
+    json_object_set_new(figures, "rank_correlation", json_number(correlation));
+    json_object_set_new(figures, "trend", json_boolean(is_trend(correlation, count)));
+    json_object_set_new(figures, "layers_above_chance", json_integer((json_int_t)certain));
+    put(patterns, "layers", text, figures);
+    free(means);
+}
+
+/* ---- places of the match, position, distance ---- */
+
+static void describe_places(const json_t *analysis, json_t *patterns) {
+    figure within = figure_at(analysis, "within_sequence/alike_share/both");
+    figure between = figure_at(analysis, "between_sequences/alike_share/both");
+    figure chance = figure_at(analysis, "headline/alike_chance/both");
+    phrase inside = percent_with_interval(&within), across = percent_with_interval(&between);
+    phrase luck = percent(chance.mean);
+    char text[1024];
+    const char *verdict = lies_above(&within, &between) ? "Likeness is at home inside single sequences"
+                          : lies_above(&between, &within)
+                              ? "Likeness is mostly between sequences"
+                              : "Likeness inside and between sequences cannot be told apart";
+    snprintf(
+        text, sizeof text,
+        "%s: %s of the pages have an alike earlier page in their own sequence, %s in another one; chance gives %s.",
+        verdict, inside.text, across.text, luck.text);
+    json_t *figures = json_object();
+    set_figure(figures, "within_sequence", &within);
+    set_figure(figures, "between_sequences", &between);
+    set_figure(figures, "chance", &chance);
+    put(patterns, "places", text, figures);
+}
+
+static void describe_position(const json_t *analysis, json_t *patterns) {
+    figure first = figure_at(analysis, "positions/first/both/alike_share");
+    figure middle = figure_at(analysis, "positions/middle/both/alike_share");
+    figure last = figure_at(analysis, "positions/last/both/alike_share");
+    phrase of_first = percent_with_interval(&first), of_middle = percent_with_interval(&middle);
+    phrase of_last = percent_with_interval(&last);
+    char text[1024];
+    if (isnan(first.mean) || isnan(middle.mean) || isnan(last.mean))
+        return;
+    const char *beginning = lies_above(&first, &middle) ? "First pages are alike more often than those in the middle"
+                            : lies_above(&middle, &first)
+                                ? "First pages are alike less often than those in the middle"
+                                : "First pages are alike about as often as those in the middle";
+    const char *end = lies_above(&last, &middle)   ? "more often"
+                      : lies_above(&middle, &last) ? "less often"
+                                                   : "about as often";
+    snprintf(text, sizeof text, "%s (%s against %s), last full pages %s (%s).", beginning, of_first.text,
+             of_middle.text, end, of_last.text);
+    json_t *figures = json_object();
+    set_figure(figures, "first", &first);
+    set_figure(figures, "middle", &middle);
+    set_figure(figures, "last", &last);
+    put(patterns, "position", text, figures);
+}
+
+static void describe_time(const json_t *analysis, const char *kind, json_t *patterns) {
+    const json_t *bins = member_at(analysis, "distance/bins");
+    size_t count = json_array_size(bins);
+    char path[64], text[1024];
+    if (count < 2)
+        return;
+    snprintf(path, sizeof path, "%s/mean_cosine", kind);
+    const json_t *near_bin = json_array_get(bins, 0), *far_bin = json_array_get(bins, count - 1);
+    figure near_figure = figure_at(near_bin, path), far_figure = figure_at(far_bin, path);
+    snprintf(path, sizeof path, "distance/different_sequences/%s/mean_cosine", kind);
+    figure others = figure_at(analysis, path);
+    phrase of_near = number_with_interval(&near_figure), of_far = number_with_interval(&far_figure);
+    phrase of_others = number_with_interval(&others);
+    const char *verdict = lies_above(&near_figure, &far_figure)   ? "fades with distance"
+                          : lies_above(&far_figure, &near_figure) ? "grows with distance"
+                                                                  : "does not change clearly with distance";
+    snprintf(text, sizeof text,
+             "Likeness of %ss inside a sequence %s: the mean cosine is %s of pages %d tokens apart and %s at %d tokens "
+             "and more; of pages of different sequences it is %s.",
+             kind, verdict, of_near.text, (int)member_count(near_bin, "from_tokens"), of_far.text,
+             (int)member_count(far_bin, "from_tokens"), of_others.text);
+    json_t *figures =
+        json_pack("{s:s, s:I, s:I}", "kind", kind, "near_tokens", (json_int_t)member_count(near_bin, "from_tokens"),
+                  "far_tokens", (json_int_t)member_count(far_bin, "from_tokens"));
+    set_figure(figures, "near", &near_figure);
+    set_figure(figures, "far", &far_figure);
+    set_figure(figures, "different_sequences", &others);
+    put(patterns, "time", text, figures);
+}
+
+json_t *patterns_of_experiment(const json_t *analysis) {
+    static const char *const kinds[] = {"key", "value"};
+    json_t *patterns = json_array();
+    for (size_t kind = 0; kind < 2; kind++)
+        describe_layers(json_object_get(analysis, "layers"), kinds[kind], patterns);
+    describe_places(analysis, patterns);
+    describe_position(analysis, patterns);
+    for (size_t kind = 0; kind < 2; kind++)
+        describe_time(analysis, kinds[kind], patterns);
+    return patterns;
+}
