@@ -256,7 +256,8 @@ def load_weights(name: str, local: bool, config: Any, dtype: Any, device: str) -
         if missing:
             raise EngineError(f"model: {name}: its files lack {len(missing)} weights ({', '.join(missing[:3])}"
                               f"{', ...' if len(missing) > 3 else ''}), so it would run on random numbers")
-        return net.to(device).eval()
+        # Quantised weights are where they belong already.
+        return (net if getattr(net, "is_quantized", False) else net.to(device)).eval()
 
 
 def load_tokenizer(name: str, local: bool) -> Any:
@@ -277,7 +278,8 @@ def load_model(request: Request) -> Model:
     config = whole.get_text_config(decoder=True)
     generation = load_generation_config(name, local)
     refuse_caches(config, generation, name)
-    byte_level = getattr(config, "bos_token_id", None) == BYTE_BOS and token_ids(config.eos_token_id) == {BYTE_EOS}
+    bos, eos = (getattr(config, name, None) for name in ("bos_token_id", "eos_token_id"))
+    byte_level = bos == BYTE_BOS and token_ids(eos) == {BYTE_EOS}
     device = "cuda" if torch.cuda.is_available() else "cpu"
     tokenizer = None if byte_level else load_tokenizer(name, local)
     net = load_weights(name, local, whole, choose_dtype(request.dtype, device), device)
@@ -295,7 +297,7 @@ def load_model(request: Request) -> Model:
         architecture=type(net).__name__,
         vocabulary=int(config.vocab_size),
         context=context,
-        eos=token_ids(getattr(generation, "eos_token_id", None), getattr(config, "eos_token_id", None)),
+        eos=token_ids(getattr(generation, "eos_token_id", None), eos),
         cache_argument="cache" if "cache" in arguments else "past_key_values",
         keeps_last_logits="logits_to_keep" in arguments)
 
