@@ -143,11 +143,11 @@ static int put_estimate(json_t *object, const char *name, const share_counts *co
     estimate found;
     if (estimate_share(counts, aspect, 0.0, 1.0, SEED, &found) != 0)
         return -1;
-    json_t *estimate = json_object();
-    json_object_set_new(estimate, "observed", json_number(found.mean));
-    json_object_set_new(estimate, "low", json_number(found.low));
-    json_object_set_new(estimate, "high", json_number(found.high));
-    return json_object_set_new(object, name, estimate);
+    json_t *document = json_object();
+    json_object_set_new(document, "observed", json_number(found.mean));
+    json_object_set_new(document, "low", json_number(found.low));
+    json_object_set_new(document, "high", json_number(found.high));
+    return json_object_set_new(object, name, document);
 }
 
 static int put_figure(const comparison *of, int64_t kind, const char *name,
