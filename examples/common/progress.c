@@ -67,7 +67,9 @@ static void draw(progress *display) {
     format_count(done_text, sizeof done_text, done);
     format_count(total_text, sizeof total_text, total);
     char counts[sizeof done_text + sizeof total_text + TEXT_SIZE + 8];
-    if (display->detail[0] != 0)
+    if (total == 0)
+        counts[0] = 0;
+    else if (display->detail[0] != 0)
         snprintf(counts, sizeof counts, "%s", display->detail);
     else
         snprintf(counts, sizeof counts, "%s of %s %s", done_text, total_text, display->unit);

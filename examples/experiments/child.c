@@ -317,6 +317,12 @@ void child_stop(child *c) {
     kill(-c->process, SIGTERM);
 }
 
+/** Whether a character steers a terminal: C0, DEL and C1 (U+0080 to U+009F). */
+static bool is_control(const char *at, size_t size) {
+    unsigned char first = (unsigned char)at[0];
+    return size == 1 ? first < 0x20 || first == 0x7f : size == 2 && first == 0xc2 && (unsigned char)at[1] < 0xa0;
+}
+
 /** The last lines of the tail as one line of UTF-8. */
 static void collect_words(const child *c, char *words, size_t size) {
     char flat[TAIL_SIZE];
@@ -328,7 +334,7 @@ static void collect_words(const child *c, char *words, size_t size) {
     char joined[2 * TAIL_SIZE];
     for (size_t i = 0; i < length;) {
         size_t step = utf8_character_size(flat + i, length - i);
-        bool control = step == 1 && ((unsigned char)flat[i] < 0x20 || flat[i] == 0x7f);
+        bool control = is_control(flat + i, step);
         if (flat[i] == '\n' || flat[i] == '\r') {
             while (i < length && strchr("\r\n", flat[i]) != NULL && flat[i] != 0)
                 i++;
@@ -339,8 +345,9 @@ static void collect_words(const child *c, char *words, size_t size) {
             continue;
         }
         size_t taken = step > 0 ? step : 1;
-        memcpy(joined + used, step == 0 || control ? "?" : flat + i, taken);
-        used += taken;
+        bool shown = step > 0 && !control;
+        memcpy(joined + used, shown ? flat + i : "?", shown ? taken : 1);
+        used += shown ? taken : 1;
         i += taken;
     }
     size_t from = used < size ? 0 : used - (size - 1);
@@ -396,8 +403,8 @@ int child_verdict(const char *what, const child_options *options, const child_re
     if (result->interrupted)
         return fail(error, "%s was interrupted", what);
     if (result->timed_out)
-        return fail(error, "%s took longer than its %g s and was ended%s%s", what, options->seconds, before,
-                    result->last_words);
+        return fail(error, "%s took longer than its %g s (--time-limit) and was ended%s%s", what, options->seconds,
+                    before, result->last_words);
     if (result->signal == SIGKILL)
         return fail(error, "%s was killed (signal 9): memory ran out, or somebody ended it%s%s", what, before,
                     result->last_words);

@@ -75,7 +75,7 @@ int child_run(const child_options *options, child_result *result, error_text *er
 
 /**
  * What became of a child as a sentence without a full stop: "exited with status 3: last words", "was killed by signal
- * 9 (Killed; ...)", "took longer than its 5 s and was ended". Set in `error`.
+ * 9 (Killed; ...)", "took longer than its 5 s (--time-limit) and was ended". Set in `error`.
  * @return 0 if it exited with status 0 and was not ended by us, and then `error` is untouched; else -1
  */
 int child_verdict(const char *what, const child_options *options, const child_result *result, error_text *error);

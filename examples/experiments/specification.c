@@ -403,7 +403,7 @@ int specification_parse(experiment_list *list, const char *text, size_t size, co
     json_error_t reason;
     if (strspn(text, " \t\r\n") == size)
         return fail(error, "%s:1: the file is empty; it must hold an experiment or an array of them", path);
-    json_t *document = json_loadb(text, size, JSON_REJECT_DUPLICATES, &reason);
+    json_t *document = json_loadb(text, size, JSON_REJECT_DUPLICATES | JSON_DECODE_ANY, &reason);
     if (document == NULL)
         return fail(error, "%s:%d: no JSON: %s", path, reason.line > 0 ? reason.line : 1, reason.text);
     int result = 0;
