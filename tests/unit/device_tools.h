@@ -26,6 +26,7 @@ typedef struct device_recipe {
     uint32_t flags;   /**< KVSIM_COMPUTE_* */
     bool different_sequences;
     uint32_t hamming_bits; /**< 0 = 8 */
+    int32_t only_head;     /**< 0 = all heads, else the group of the head before this number */
 } device_recipe;
 
 /** The pages, and what is known of them on both sides. */
@@ -44,7 +45,8 @@ typedef struct device_set {
     uint32_t *first;   /**< first slot of equal bytes */
     uint32_t *classes; /**< first slot that is equal in the view */
     uint8_t *stratum;
-    size_t n;
+    size_t stored; /**< elements of a page as it lies */
+    size_t n;      /**< of those the group looks at */
 
     const kvsim__backend *table;
     kvsim__device *device;
@@ -108,12 +110,12 @@ static inline void encode_element(kvsim__dtype dtype, float value, unsigned char
 /** New pages, copies, near copies of an earlier one, opposite ones, zero ones. */
 static inline void fill_device_page(device_set *set, uint64_t *seed, float *all, uint32_t slot) {
     static const float noise[] = {0.0f, 0.002f, 0.02f, 0.1f, 0.2f, 0.31f, 0.5f, 1.0f};
-    float *to = all + slot * set->n;
-    const float *from = slot > 0 ? all + draw_below(seed, slot) * set->n : NULL;
+    float *to = all + slot * set->stored;
+    const float *from = slot > 0 ? all + draw_below(seed, slot) * set->stored : NULL;
     const float scale = set->recipe.magnitude > 0.0 ? (float)set->recipe.magnitude : 1.0f;
     const size_t choice = draw_below(seed, 14);
     const bool is_zero = draw_below(seed, 50) == 0;
-    for (size_t i = 0; i < set->n; i++) {
+    for (size_t i = 0; i < set->stored; i++) {
         const float fresh = (draw_normal(seed) * (i % 7 == 3 ? 3.0f : 1.0f) + (i % 5 == 0 ? 0.5f : 0.0f)) * scale;
         to[i] = is_zero                      ? 0.0f
                 : from == NULL || choice > 9 ? fresh
@@ -128,15 +130,15 @@ static inline void fill_device_pages(device_set *set) {
     const size_t size = kvsim__dtype_size(recipe->dtype), channels = (size_t)recipe->head_dim;
     const size_t row = channels + (size_t)recipe->gaps;
     uint64_t seed = recipe->seed;
-    float *values = get_memory(recipe->slots * set->n * sizeof *values);
-    set->element_bytes = recipe->slots * (set->n / channels) * row * size;
+    float *values = get_memory(recipe->slots * set->stored * sizeof *values);
+    set->element_bytes = recipe->slots * (set->stored / channels) * row * size;
     set->elements = get_memory(set->element_bytes);
     memset(set->elements, 0xff, set->element_bytes); /* not a number, where there are any */
     for (uint32_t slot = 0; slot < recipe->slots; slot++) {
         fill_device_page(set, &seed, values, slot);
-        for (size_t i = 0; i < set->n; i++) {
-            const size_t at = (slot * set->n + i) / channels * row + i % channels;
-            encode_element(recipe->dtype, values[slot * set->n + i], set->elements + at * size);
+        for (size_t i = 0; i < set->stored; i++) {
+            const size_t at = (slot * set->stored + i) / channels * row + i % channels;
+            encode_element(recipe->dtype, values[slot * set->stored + i], set->elements + at * size);
         }
     }
     drop_memory(values);
@@ -192,15 +194,17 @@ static inline void open_cpu_group(device_set *set) {
                             .pages = set->pages,
                             .slots = recipe->slots,
                             .tokens = recipe->tokens,
-                            .heads = recipe->heads,
+                            .heads = recipe->only_head > 0 ? 1 : recipe->heads,
                             .head_dim = recipe->head_dim,
+                            .first_head = recipe->only_head > 0 ? recipe->only_head - 1 : 0,
                             .elements = set->n};
     for (uint32_t slot = 0; slot < recipe->slots; slot++) {
         set->pages[slot] = recipe->with_absent && slot % 11 == 4 ? KVSIM__NONE : slot;
         group->count += set->pages[slot] != KVSIM__NONE;
     }
     ck_status(set->ctx, kvsim__group_open(group, recipe->view, KVSIM_KIND_KEY, &set->ctx->rope), KVSIM_OK);
-    kvsim__contents contents = {set->base, &set->ctx->store, set->pages, recipe->slots, 0, recipe->heads};
+    kvsim__contents contents = {set->base,     &set->ctx->store,  set->pages,
+                                recipe->slots, group->first_head, group->heads};
     ck_status(set->ctx, kvsim__find_equal_pages(&contents, set->first), KVSIM_OK);
     set->pairing.base = set->base;
     set->pairing.plan = &set->plan;
@@ -288,6 +292,7 @@ static inline void upload_group(device_set *set) {
         .tokens = cpu->tokens,
         .heads = cpu->heads,
         .head_dim = cpu->head_dim,
+        .first_head = cpu->first_head,
         .rotate = cpu->rotate,
         .interleaved = cpu->interleaved,
         .pairs = cpu->pairs,
@@ -307,7 +312,7 @@ static inline int32_t operand_of(const device_set *set) {
 
 static inline void measure_set(device_set *set) {
     const uint32_t runs = 3;
-    const size_t slots = set->recipe.slots, heads = (size_t)set->recipe.heads;
+    const size_t slots = set->recipe.slots, heads = (size_t)set->cpu->heads;
     kvsim__device_measures measures = {.runs = runs};
     measures.absmax = device_room(set, runs * heads * sizeof(double), 0xee);
     measures.squares = device_room(set, runs * heads * sizeof(double), 0xee);
@@ -341,7 +346,8 @@ static inline device_set *open_device_set(const kvsim__backend *table, const dev
     device_set *set = get_memory(sizeof *set);
     set->recipe = *recipe;
     set->table = table;
-    set->n = (size_t)recipe->tokens * (size_t)recipe->heads * (size_t)recipe->head_dim;
+    set->stored = (size_t)recipe->tokens * (size_t)recipe->heads * (size_t)recipe->head_dim;
+    set->n = recipe->only_head > 0 ? set->stored / (size_t)recipe->heads : set->stored;
     set->pages = get_memory(recipe->slots * sizeof(uint32_t));
     set->first = get_memory(recipe->slots * sizeof(uint32_t));
     set->classes = get_memory(recipe->slots * sizeof(uint32_t));

@@ -103,6 +103,25 @@ static const device_recipe recipes[] = {
      .dtype = KVSIM__BF16,
      .view = KVSIM_VIEW_CENTERED,
      .magnitude = 1e30},
+    {.seed = 14,
+     .slots = 60,
+     .tokens = 4,
+     .heads = 3,
+     .head_dim = 8,
+     .dtype = KVSIM__BF16,
+     .view = KVSIM_VIEW_RAW,
+     .only_head = 2,
+     .gaps = 1,
+     .with_absent = true},
+    {.seed = 15,
+     .slots = 60,
+     .tokens = 4,
+     .heads = 2,
+     .head_dim = 8,
+     .dtype = KVSIM__I8,
+     .view = KVSIM_VIEW_DEROTATED_CENTERED,
+     .scale_mode = KVSIM_SCALE_TOKEN_HEAD,
+     .only_head = 2},
 };
 
 enum { RECIPES = sizeof recipes / sizeof recipes[0] };
@@ -130,7 +149,10 @@ START_TEST(pages_are_gathered_without_gaps) {
     ck_device(set, set->table->gather(set->device, &set->group, to));
     const unsigned char *gathered = host_copy(set, to, bytes);
     for (size_t i = 0; i < set->recipe.slots * set->n; i++) {
-        const unsigned char *stored = set->elements + (i / channels * row + i % channels) * size;
+        const size_t heads = (size_t)set->cpu->heads, token = i / channels / heads;
+        const size_t stored_row =
+            token * (size_t)set->recipe.heads + i / channels % heads + (size_t)set->cpu->first_head;
+        const unsigned char *stored = set->elements + (stored_row * row + i % channels) * size;
         for (size_t b = 0; b < size; b++) {
             const unsigned char expected = set->pages[i / set->n] != KVSIM__NONE ? stored[b] : 0x77;
             require(gathered[i * size + b] == expected, "byte %zu of element %zu", b, i);
@@ -175,18 +197,18 @@ END_TEST
 START_TEST(pages_are_measured) {
     device_set *set = open_row(_i);
     const uint32_t slots = set->recipe.slots, runs = 7;
-    const size_t heads = (size_t)set->recipe.heads, channels = heads * (size_t)set->recipe.head_dim;
+    const size_t heads = (size_t)set->cpu->heads, channels = heads * (size_t)set->recipe.head_dim;
     /* Row by row of the library's own reading, in double. */
     double *squares = get_memory(heads * sizeof *squares), *absmax = get_memory(heads * sizeof *absmax);
     double *sums = get_memory(channels * sizeof *sums);
     kvsim__scratch scratch = kvsim__scratch_at(set->cpu, get_memory(kvsim__scratch_size(set->cpu)));
     for (uint32_t slot = 0; slot < slots; slot++) {
         double page_squares = 0.0, largest = 0.0;
-        for (int32_t row = 0; row < set->recipe.tokens * set->recipe.heads && set->pages[slot] != KVSIM__NONE; row++) {
-            const size_t head = (size_t)(row % set->recipe.heads);
+        for (int32_t row = 0; row < set->recipe.tokens * set->cpu->heads && set->pages[slot] != KVSIM__NONE; row++) {
+            const size_t head = (size_t)(row % set->cpu->heads);
             kvsim__view_begin(set->cpu, set->pages[slot], &scratch);
             const double *values =
-                kvsim__view_row(set->cpu, set->pages[slot], row / set->recipe.heads, row % set->recipe.heads, &scratch);
+                kvsim__view_row(set->cpu, set->pages[slot], row / set->cpu->heads, row % set->cpu->heads, &scratch);
             for (int32_t d = 0; d < set->recipe.head_dim; d++) {
                 page_squares += values[d] * values[d];
                 largest = fmax(largest, fabs(values[d]));
@@ -223,6 +245,7 @@ START_TEST(infinities_in_valid_slots_are_found) {
     device_recipe recipe = recipes[_i];
     const bool has_infinities = recipe.dtype != KVSIM__I8;
     recipe.with_absent = false;
+    recipe.only_head = 0; /* the library looks at all heads */
     device_set *set = open_device_set(kvsim_backend_query(KVSIM__BACKEND_VERSION), &recipe);
     /* All ones are no number in any type but i8. */
     const size_t size = kvsim__dtype_size(recipe.dtype);

@@ -429,6 +429,15 @@ static const device_recipe recipes[] = {
      .view = KVSIM_VIEW_DEROTATED,
      .flags = FINDINGS,
      .magnitude = 1e-25},
+    {.seed = 30,
+     .slots = 150,
+     .tokens = 4,
+     .heads = 3,
+     .head_dim = 8,
+     .dtype = KVSIM__F16,
+     .view = KVSIM_VIEW_RAW,
+     .flags = FINDINGS,
+     .only_head = 3},
 };
 
 enum { RECIPES = sizeof recipes / sizeof recipes[0], CAPACITY = 60000 };
