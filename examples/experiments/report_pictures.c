@@ -28,7 +28,7 @@
 #define MOST_LABELS 12
 
 /** Characters of a name in a picture; a longer one is cut. */
-#define NAME_CHARACTERS 52
+#define NAME_CHARACTERS 44
 
 /** Bytes of a picture that is read back. */
 #define MOST_BYTES (8u << 20)
@@ -169,7 +169,7 @@ static void draw_pair(const report_data *data, FILE *script, size_t kind) {
             "set format y '%%g'\nset xlabel 'Layer' offset 0,0.5 textcolor rgb '" ROLE_MUTED "'\n"
             "set label 1 'per cent of pages' at screen 0.003,0.96 left textcolor rgb '" ROLE_MUTED "'\n"
             "set xzeroaxis linecolor rgb '" ROLE_MUTED "' linewidth 1 linetype 1\n",
-            (double)layers - 0.4, low * 1.05, high * 1.05);
+            (double)layers - 0.4, low * 1.05, fmin(101.0, high * 1.05));
     set_layers(script, pair[layers_of(pair[0]) > layers_of(pair[1]) ? 0 : 1], 0.0);
     snprintf(path, sizeof path, "%s/alike_excess", report_kinds[kind]);
     for (size_t side = 0; side < 2; side++) {

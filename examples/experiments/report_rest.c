@@ -98,7 +98,8 @@ static void write_memory(const report_data *data, FILE *out) {
                                             {"Whole process at its peak", "n"}};
     double most = 0.0;
     for (size_t i = 0; i < data->complete; i++)
-        most = fmax(most, number_at(data->rows[i].summary, "memory_stats/kv_reserved_bytes/mean"));
+        most = fmax(most, number_at(data->rows[i].summary, "memory_stats/kv_used_bytes/mean") +
+                              number_at(data->rows[i].summary, "memory_stats/kv_partial_lost_bytes/mean"));
     table_begin(out, "Memory",
                 "Means over the repeats. 1 MB is 1,000,000 bytes. Bars: used, then lost to partial pages.", columns,
                 sizeof columns / sizeof *columns);
@@ -319,9 +320,9 @@ static void write_settings(const report_row *row, FILE *out) {
     fputs(": settings, model, engine</summary>\n<dl class=\"facts\">\n", out);
     write_facts(out, json_at(row->results, "config"));
     write_fact(out, "configuration's hash", json_at(row->results, "config_hash"));
-    fputs("</dl>\n<h4>Model</h4>\n<dl class=\"facts\">\n", out);
+    fputs("</dl>\n<h3>Model</h3>\n<dl class=\"facts\">\n", out);
     write_facts(out, json_at(row->results, "model"));
-    fputs("</dl>\n<h4>Engine</h4>\n<dl class=\"facts\">\n", out);
+    fputs("</dl>\n<h3>Engine</h3>\n<dl class=\"facts\">\n", out);
     write_facts(out, json_at(row->results, "engine"));
     fputs("</dl>\n", out);
     write_ignored(out, json_at(row->results, "ignored_fields"));
@@ -350,7 +351,7 @@ void section_method(const report_data *data, FILE *out) {
     if (json_object_size(json_at(data->final, "environment")) > 0) {
         fputs("<details><summary>Machine and versions</summary>\n<dl class=\"facts\">\n", out);
         write_facts(out, json_at(data->final, "environment"));
-        write_fact(out, "all experiments took, seconds", json_at(data->final, "total/wall_seconds"));
+        write_fact(out, "generating took, seconds", json_at(data->final, "total/generation_seconds"));
         fputs("</dl></details>\n", out);
     }
     fputs("</section>\n", out);

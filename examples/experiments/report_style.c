@@ -38,6 +38,7 @@ static const char *const rules[] = {
     "a:focus-visible,summary:focus-visible,[tabindex]:focus-visible{outline:2px solid var(--link);outline-offset:2px;"
     "border-radius:2px}",
     "code,pre{font-family:ui-monospace,'SF Mono',Menlo,Consolas,'DejaVu Sans Mono',monospace;font-size:.875em}",
+    "h1,h2,h3,h4,li,p,dd,summary,figcaption,tbody th{overflow-wrap:anywhere}",
     ".skip{position:absolute;left:-200vw}.skip:focus{left:1rem;top:.5rem;background:var(--page);padding:.3rem .6rem}",
     "header{padding-top:clamp(1.5rem,4vw,3rem)}", ".about{color:var(--muted);margin:0}",
     "section{padding:1.6rem 0 .6rem;border-top:1px solid var(--rule);margin-top:1.2rem}",
@@ -60,7 +61,7 @@ static const char *const rules[] = {
     "border-bottom-color:var(--muted)}",
     "tbody th{font-weight:600}tbody th .small{display:block;font-weight:400;max-width:20rem}",
     ".n{text-align:right}.n .interval{display:block}", ".narrow{width:auto;min-width:min(100%,26rem)}",
-    ".scroll{overflow-x:auto;max-width:100%;margin:0 0 1rem}",
+    ".scroll{overflow-x:auto;max-width:100%;margin:0 0 1rem}.scroll tbody th{min-width:6.5rem}",
     ".mark{min-width:9rem;width:31%}.cards thead th:first-child{width:22%}.mark.third{width:26%}",
     "svg{display:block;width:100%;height:auto;color:var(--ink)}svg text{font-family:inherit}",
     ".bar{height:.9rem;overflow:visible;margin:.28rem 0 .15rem}", ".bar *{vector-effect:non-scaling-stroke}",
@@ -76,7 +77,9 @@ static const char *const rules[] = {
     ".legend{display:flex;flex-wrap:wrap;gap:.2rem 1.1rem;list-style:none;padding:0;margin:.4rem 0;max-width:none;"
     "font-size:.875rem}.legend li{margin:0;display:flex;align-items:center;gap:.4rem}",
     ".legend svg{width:1.5rem;height:.8rem;flex:none}",
-    ".scale{display:flex;align-items:center;gap:.5rem;font-size:.875rem;color:var(--muted);margin:.3rem 0 0;"
+    ".scale "
+    "span:first-child{white-space:nowrap}.scale{display:flex;align-items:center;gap:.5rem;font-size:.875rem;color:var(-"
+    "-muted);margin:.3rem 0 0;"
     "max-width:none}.scale svg{width:10rem;height:.8rem}",
     /* Folded parts. */
     "details{border-top:1px solid var(--rule);max-width:none}section>details:last-child{margin-bottom:-.6rem}",
@@ -92,9 +95,10 @@ static const char *const rules[] = {
 static const char narrow[] =
     "@media(max-width:44rem){"
     "table.cards,.cards tbody,.cards tr,.cards td,.cards tbody th{display:block;width:auto}"
-    ".cards caption{display:block}.cards thead{position:absolute;left:-200vw}"
+    ".cards caption{display:block}.cards "
+    "thead{display:block;position:absolute;width:1px;height:1px;overflow:hidden;clip-path:inset(50%)}"
     ".cards tr{border-bottom:1px solid var(--rule);padding:.7rem 0}"
-    ".cards th,.cards td{border:0;padding:.12rem 0;text-align:left}"
+    ".cards td.mark{width:auto;min-width:0}.cards th,.cards td{border:0;padding:.12rem 0;text-align:left}"
     ".cards td[data-label]{display:grid;grid-template-columns:minmax(7rem,42%) 1fr;gap:0 .8rem}"
     ".cards td[data-label]::before{content:attr(data-label);color:var(--muted);font-size:.875rem}"
     ".cards td>.cell{min-width:0}.cards tbody th .small{max-width:none}.cards .n .interval{display:inline}"

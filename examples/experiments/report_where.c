@@ -42,6 +42,39 @@ static void write_mark(FILE *out, const char *shape, const char *text) {
     fputs("</li>\n", out);
 }
 
+/** Whether a difference is that of a pair in one layer of one kind. */
+static bool is_layer_difference(const json_t *one, const report_row *first, const report_row *second, size_t kind) {
+    const char *a = text_at(one, "a"), *b = text_at(one, "b");
+    bool pair = (strcmp(a, first->name) == 0 && strcmp(b, second->name) == 0) ||
+                (strcmp(a, second->name) == 0 && strcmp(b, first->name) == 0);
+    return pair && json_is_integer(json_at(one, "layer")) && strcmp(text_at(one, "metric"), "alike_excess") == 0 &&
+           strcmp(text_at(one, "kind"), report_kinds[kind]) == 0;
+}
+
+/** "The difference is more than noise in 3 of 6 layers: 0, 1, 2." Nothing if it is not known by layer. */
+static void write_layers_that_differ(const report_data *data, FILE *out, const report_row *first,
+                                     const report_row *second, size_t kind) {
+    const json_t *differences = json_at(data->final, "differences"), *one;
+    size_t index, all = 0, different = 0;
+    json_array_foreach(differences, index, one) {
+        bool counts = is_layer_difference(one, first, second, kind);
+        all += counts;
+        different += counts && truth_at(one, "different");
+    }
+    if (all == 0)
+        return;
+    fprintf(out, "<figcaption>The difference is more than noise in %zu of %zu layer%s", different, all,
+            all == 1 ? "" : "s");
+    const char *separator = different < all ? ": " : NULL;
+    json_array_foreach(differences, index, one) {
+        if (separator == NULL || !is_layer_difference(one, first, second, kind) || !truth_at(one, "different"))
+            continue;
+        fprintf(out, "%s%g", separator, number_at(one, "layer"));
+        separator = ", ";
+    }
+    fputs(".</figcaption>", out);
+}
+
 static void write_pair(const report_data *data, FILE *out) {
     const report_row *first, *second;
     if (!data->pictures || !rows_to_compare(data, &first, &second))
@@ -60,6 +93,7 @@ static void write_pair(const report_data *data, FILE *out) {
                  report_kind_words[kind], first->words, second->words);
         fprintf(out, "<figure><h4>%s</h4>", report_kind_words[kind]);
         picture_write(data, out, "pair", kind, label);
+        write_layers_that_differ(data, out, first, second, kind);
         fputs("</figure>\n", out);
     }
     fputs("</div>\n", out);

@@ -1,0 +1,982 @@
+#!/usr/bin/env python3
+"""End-to-end tests of report.html: its text by an HTML parser of another house, its looks in a real browser.
+
+usage: test_experiments_report.py REPORT_PAGE [TEST]
+
+REPORT_PAGE (report_page.c) writes the page from documents that report_documents.py makes up. Needs Python 3.11; html5lib,
+jsonschema, gnuplot and a Chromium make more tests run, which are skipped, and counted, where they are absent. With
+$KVSIM_KEEP_PICTURES set to a folder, pictures of the page are left there to be looked at.
+The last line is `test_experiments_report: N passed, N failed, N skipped`.
+"""
+
+import collections
+import contextlib
+import decimal
+import functools
+import json
+import os
+import pathlib
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import traceback
+import warnings
+
+import browser
+from report_documents import Documents
+
+try:
+    import html5lib
+except ImportError:
+    html5lib = None
+try:
+    import jsonschema
+except ImportError:
+    jsonschema = None
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+TIME_LIMIT = 300
+DASH = "\u2013"
+HOSTILE = ("</pre></details><script>alert(1)</script><img src='http://127.0.0.1:9/a.png' onerror=alert(2)>"
+           "<svg/onload=alert(3)>\"'`&lt;&amp;<!--]]>--\u202eback\u2066\u0000\u0007\u001b[31m\u007f\u0085\ufeff"
+           "{{7*7}}${x}<style>*{display:none}</style><base href='http://127.0.0.1:9/'>\U0001f600 <a href='javascript:1'>")
+program = None
+tests = []
+
+
+class Failure(Exception):
+    """A check that did not hold."""
+
+
+class Skip(Exception):
+    """A test that cannot run here."""
+
+
+def require(condition, text):
+    if not condition:
+        raise Failure(text)
+
+
+def test(function):
+    tests.append(function)
+    return function
+
+
+@contextlib.contextmanager
+def temporary():
+    with tempfile.TemporaryDirectory() as folder:
+        yield pathlib.Path(folder)
+
+
+def run(folder, output, path=None, limit_file_bytes=None):
+    def prepare():
+        import resource
+        if limit_file_bytes is not None:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (limit_file_bytes, limit_file_bytes))
+            import signal
+            signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+
+    environment = os.environ | ({"PATH": path} if path is not None else {})
+    return subprocess.run([program, str(folder), str(output)], capture_output=True, text=True, timeout=TIME_LIMIT,
+                          env=environment, preexec_fn=prepare)
+
+
+def page_of(documents, work, **others):
+    """Write the documents and the page; the page's text."""
+    done = run(documents.write(work / "documents"), work / "out", **others)
+    require(done.returncode == 0 and done.stderr == "", f"exit status {done.returncode}: {done.stderr}")
+    require(os.listdir(work / "out") == ["report.html"], f"left behind: {os.listdir(work / 'out')}")
+    return (work / "out" / "report.html").read_text(encoding="utf-8")
+
+
+def need_gnuplot():
+    if shutil.which("gnuplot") is None:
+        raise Skip("gnuplot is not installed")
+
+
+def need_html5lib():
+    if html5lib is None:
+        raise Skip("html5lib is not installed")
+
+
+def need_browser():
+    if browser.find() is None:
+        raise Skip("chromium is not installed")
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The page as a tree
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def parse(text):
+    """The tree of a page that a strict parser finds nothing wrong with; names without namespaces."""
+    need_html5lib()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        parser = html5lib.HTMLParser(strict=False, namespaceHTMLElements=False)
+        tree = parser.parse(text)
+    require(not parser.errors, f"not valid HTML: {parser.errors[:3]}")
+    for element in tree.iter():
+        if isinstance(element.tag, str):
+            element.tag = re.sub(r"\{.*\}", "", element.tag)
+    return tree
+
+
+def elements(tree, name):
+    return [element for element in tree.iter() if element.tag == name]
+
+
+def words(element):
+    return " ".join("".join(element.itertext()).split())
+
+
+def by_id(tree, name):
+    return next(element for element in tree.iter() if element.get("id") == name)
+
+
+def table(section, caption):
+    """Cells of the table with a caption: {row: {column: element}}."""
+    for found in elements(section, "table"):
+        if words(next(iter(elements(found, "caption")), found)).startswith(caption):
+            break
+    else:
+        raise Failure(f"there is no table '{caption}'")
+    heads = [words(head) for head in elements(elements(found, "thead")[0], "th")]
+    rows = {}
+    for row in elements(elements(found, "tbody")[0], "tr"):
+        cells = [cell for cell in row if cell.tag in ("th", "td")]
+        rows[words(cells[0])] = dict(zip(heads, cells))
+    return rows
+
+
+def row_named(rows, name):
+    return next(cells for key, cells in rows.items() if key.startswith(name))
+
+
+def figures(cell):
+    """(value, text) of every `data` element in a cell."""
+    return [(float(element.get("value")), words(element)) for element in elements(cell, "data")]
+
+
+def rounded(value, digits):
+    number = decimal.Decimal(repr(value)).quantize(decimal.Decimal(1).scaleb(-digits), decimal.ROUND_HALF_EVEN)
+    return ("\u2212" if number < 0 else "") + str(abs(number))
+
+
+def percent(share):
+    value = 100 * share
+    return "0" if abs(value) < 0.005 else rounded(value, 2 if abs(value) < 0.995 else 1)
+
+
+def title(name):
+    return name.replace("_", " ").replace("-", " ").capitalize()
+
+
+def close(text, expected):
+    """Whether two texts agree, but for a rounding of the last digit to either side."""
+    pattern = r"\u2212?[\d,]*\.?\d+"
+    if re.sub(pattern, "#", text) != re.sub(pattern, "#", expected):
+        return False
+    for one, other in zip(re.findall(pattern, text), re.findall(pattern, expected)):
+        numbers = [decimal.Decimal(x.replace("\u2212", "-").replace(",", "")) for x in (one, other)]
+        if one != other and abs(numbers[0] - numbers[1]) > decimal.Decimal(1).scaleb(numbers[1].as_tuple().exponent):
+            return False
+    return True
+
+
+def expect_estimate(cell, estimate, unit, number=0):
+    """A cell shows a mean and, if there is one, its interval; the mean's full value is in the `data` element."""
+    value, text = figures(cell)[number]
+    require(value == estimate["mean"], f"{value} on the page, {estimate['mean']} in the document")
+    expected = f"{percent(estimate['mean'])} {unit}".strip()
+    require(close(text, expected), f"'{text}' on the page, not '{expected}'")
+    intervals = [words(e) for e in cell.iter() if e.get("class") == "interval"]
+    if estimate["low"] is None:
+        require(number >= len(intervals), f"an interval that does not exist: {intervals}")
+        return
+    expected = f"({percent(estimate['low'])} to {percent(estimate['high'])})"
+    require(close(intervals[number], expected), f"'{intervals[number]}' on the page, not '{expected}'")
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# What stands on the page
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+@test
+def made_up_documents_follow_the_schemas():
+    if jsonschema is None:
+        raise Skip("jsonschema is not installed")
+    for timed in (True, False):
+        documents = Documents(timed=timed)
+        documents.fail("long_context", "killed")
+        for document, name in [(documents.final, "report"), *((r, "result") for r in documents.results.values())]:
+            schema = json.loads((ROOT / "docs" / f"experiments-{name}-schema.json").read_text())
+            problems = list(jsonschema.Draft202012Validator(schema).iter_errors(document))
+            require(not problems, "; ".join(f"{list(p.absolute_path)}: {p.message[:200]}" for p in problems[:3]))
+
+
+@test
+def page_is_valid_and_well_made():
+    with temporary() as work:
+        documents = Documents()
+        documents.fail("long_context", "killed by signal 9")
+        text = page_of(documents, work)
+    tree = parse(text)
+    require(tree.get("lang") == "en", "no language")
+    require(len(elements(tree, "h1")) == 1, "not one h1")
+    require(words(elements(tree, "title")[0]) != "", "no title")
+    level = 0
+    for element in tree.iter():
+        if re.fullmatch("h[1-6]", str(element.tag)):
+            require(int(element.tag[1]) <= level + 1, f"heading {element.tag} after h{level}: {words(element)}")
+            level = int(element.tag[1])
+    for head in elements(tree, "th"):
+        require(head.get("scope") in ("row", "col"), f"a head without scope: {words(head)}")
+    for picture in elements(tree, "svg"):
+        named = picture.get("role") == "img" and len(picture.get("aria-label", "")) > 20
+        require(named or picture.get("aria-hidden") == "true", "a picture that says nothing to those who do not see it")
+    ids = [element.get("id") for element in tree.iter() if element.get("id")]
+    require(len(ids) == len(set(ids)), "an id stands twice")
+    for link in elements(tree, "a"):
+        require(link.get("href", "")[:1] == "#" and link.get("href")[1:] in ids, f"link to {link.get('href')}")
+    for section in elements(tree, "section"):
+        require(section.get("aria-label") or elements(section, "h2"), "a section without a heading")
+    require(not elements(tree, "script") and not elements(tree, "iframe"), "scripts or frames")
+
+
+@test
+def nothing_is_loaded_by_the_text_of_the_page():
+    with temporary() as work:
+        text = page_of(Documents(), work)
+    tree = parse(text)
+    policy = [m.get("content") for m in elements(tree, "meta") if m.get("http-equiv") == "Content-Security-Policy"]
+    require(len(policy) == 1 and policy[0].startswith("default-src 'none'"), f"policy: {policy}")
+    require("script-src" not in policy[0], "the policy lets scripts run")
+    head = list(elements(tree, "head")[0])
+    require(head[0].get("charset") == "utf-8" and head[1].get("http-equiv") is not None, "the policy comes too late")
+    for element in tree.iter():
+        for name, value in element.attrib.items():
+            require(not name.startswith("on"), f"{element.tag} has {name}")
+            require(name not in ("src", "srcset", "action", "poster", "ping", "background", "{*}href"), name)
+            if name.endswith("href"):
+                require(value.startswith("#") or value == "data:,", f"{element.tag} leads to {value}")
+    require("url(" not in text and "@import" not in text, "a style that loads something")
+
+
+@test
+def numbers_of_experiments_are_those_of_the_documents():
+    with temporary() as work:
+        documents = Documents()
+        tree = parse(page_of(documents, work))
+    rows = table(by_id(tree, "experiments"), "Redundancy by experiment")
+    require(len(rows) == 5, rows.keys())
+    for row in documents.final["experiments"]:
+        cells = row_named(rows, title(row["name"]))
+        headline = row["headline"]
+        expect_estimate(cells["Could be shared"], headline["saved_share"]["both"], "%")
+        expect_estimate(cells["Exact copies"], headline["exact_share"]["both"], "%")
+        for number, kind in enumerate(("key", "value")):
+            expect_estimate(cells["Alike beyond chance"], headline["alike_excess"][kind], "%", number)
+        tokens = row["tokens"]["prompt"]["mean"] + row["tokens"]["output"]["mean"]
+        require(f"{tokens:,.0f} tokens" in words(cells["Experiment"]), words(cells["Experiment"]))
+        require(row["description"] in words(cells["Experiment"]), words(cells["Experiment"]))
+    shares = [row["headline"]["saved_share"]["both"]["mean"] for row in documents.final["experiments"]]
+    shown = [figures(cells["Could be shared"])[0][0] for cells in rows.values()]
+    require(shown == sorted(shares, reverse=True), "not from the most to the least redundant")
+
+
+@test
+def bars_are_as_long_as_the_numbers():
+    with temporary() as work:
+        tree = parse(page_of(Documents(), work))
+    rows = table(by_id(tree, "experiments"), "Redundancy by experiment")
+    lengths = []
+    for cells in rows.values():
+        cell = cells["Could be shared"]
+        bar = elements(cell, "rect")[1]
+        lengths.append((float(bar.get("width")), figures(cell)[0][0]))
+    scale = max(lengths)[0] / max(lengths)[1]
+    for length, value in lengths:
+        require(abs(length - scale * value) < 0.02, f"a bar of {length} for {value}")
+    require(max(lengths)[0] > 30, f"the longest bar is {max(lengths)[0]} per cent of its cell")
+
+
+@test
+def numbers_of_differences_are_those_of_the_documents():
+    with temporary() as work:
+        documents = Documents()
+        tree = parse(page_of(documents, work))
+    rows = table(by_id(tree, "differences"), "Differences between each two experiments")
+    require(len(rows) == 10, rows.keys())
+    pairs = collections.defaultdict(dict)
+    for d in documents.final["differences"]:
+        if "layer" in d:
+            continue
+        pairs[d["a"], d["b"]][d["metric"]] = d
+    for (a, b), metrics in pairs.items():
+        turn = metrics["saved_share"]["difference"] < 0
+        more, less = (b, a) if turn else (a, b)
+        cells = rows[f"{title(more)} over {title(less)}"]
+        for column, metric in (("Could be shared", "saved_share"), ("Alike beyond chance", "alike_excess")):
+            d = metrics[metric]
+            sign = -1 if turn else 1
+            expected = {"mean": sign * d["difference"], "low": min(sign * d["low"], sign * d["high"]),
+                        "high": max(sign * d["low"], sign * d["high"])}
+            expect_estimate(cells[column], expected, "points")
+            require(("more than noise" in words(cells[column])) == d["different"], words(cells[column]))
+            require(("may be noise" in words(cells[column])) != d["different"], words(cells[column]))
+
+
+@test
+def numbers_of_layers_are_those_of_the_documents():
+    with temporary() as work:
+        documents = Documents(layers=9)
+        tree = parse(page_of(documents, work))
+    found = elements(by_id(tree, "layers"), "table")[0]
+    heads = [words(head) for head in elements(elements(found, "thead")[0], "th")]
+    lines = elements(elements(found, "tbody")[0], "tr")
+    require(len(lines) == 18, len(lines))
+    for name, result in documents.results.items():
+        column = heads.index(f"{title(name)}, %")
+        for number, layer in enumerate(result["cache_analysis"]["layers"]):
+            for kind, line in (("key", lines[2 * number]), ("value", lines[2 * number + 1])):
+                require(words(line[0]) == str(layer["layer"]) and words(line[1]) == f"{kind}s", words(line))
+                expect_estimate(line[column], layer[kind]["alike_excess"], "")
+
+
+@test
+def heat_map_has_every_layer_in_its_colour():
+    need_gnuplot()
+    with temporary() as work:
+        documents = Documents()
+        tree = parse(page_of(documents, work))
+    pictures = [f for f in elements(by_id(tree, "layers"), "svg") if "Heat map" in f.get("aria-label", "")]
+    require(len(pictures) == 2, f"{len(pictures)} heat maps")
+    scale = max(layer[kind]["alike_excess"]["mean"] for result in documents.results.values()
+                for layer in result["cache_analysis"]["layers"] for kind in ("key", "value"))
+    for kind, picture in zip(("key", "value"), pictures):
+        shown = [int(m.group(1)) for e in picture.iter()
+                 if (m := re.search(r"\bf-heat(\d)", e.get("class", ""))) and e.tag in ("path", "polygon", "rect")]
+        require(len(shown) == 30, f"{len(shown)} cells")
+        order = sorted(documents.results, reverse=True, key=lambda name: (
+            documents.results[name]["cache_analysis"]["headline"]["saved_share"]["both"]["mean"],
+            documents.results[name]["cache_analysis"]["headline"]["alike_excess"]["both"]["mean"]))
+        values = [layer[kind]["alike_excess"]["mean"] for name in order
+                  for layer in documents.results[name]["cache_analysis"]["layers"]]
+        steps = sorted(zip(values, shown))
+        require(all(a[1] <= b[1] for a, b in zip(steps, steps[1:])), f"a larger share in a paler colour: {steps}")
+        require(max(shown) >= 6 and scale > 0, "the scale is not used")
+        letters = [words(e) for e in elements(picture, "text")]
+        for name in order:
+            require(title(name) in letters, f"{name} is not in {letters}")
+        for value in values:
+            expected = {rounded(100 * value, 1), rounded(100 * value, 0)}
+            require(expected & {x.rstrip("?") for x in letters}, f"{value} is not in {letters}")
+
+
+@test
+def layers_that_differ_are_named():
+    need_gnuplot()
+    with temporary() as work:
+        documents = Documents()
+        tree = parse(page_of(documents, work))
+    captions = [words(caption) for caption in elements(by_id(tree, "layers"), "figcaption")]
+    require(len(captions) == 2, captions)
+    for kind, caption in zip(("key", "value"), captions):
+        rows = [d for d in documents.final["differences"] if "layer" in d and d["kind"] == kind]
+        different = [str(d["layer"]) for d in rows if d["different"]]
+        require(0 < len(different) < len(rows), "the documents do not try this")
+        expected = f"more than noise in {len(different)} of {len(rows)} layers: {', '.join(different)}."
+        require(expected in caption, f"'{caption}', not '{expected}'")
+
+
+@test
+def numbers_of_places_are_those_of_the_documents():
+    with temporary() as work:
+        documents = Documents()
+        tree = parse(page_of(documents, work))
+    section = by_id(tree, "places")
+    scopes = table(section, "Could be shared, by where")
+    positions = table(section, "Alike pages, by place")
+    matrix = table(section, "Could be shared with another experiment")
+    for row in documents.final["experiments"]:
+        cells = scopes[title(row["name"])]
+        expect_estimate(cells["Within one sequence"], row["within_sequence"]["saved_share"]["both"], "%")
+        expect_estimate(cells["Between its sequences"], row["between_sequences"]["saved_share"]["both"], "%")
+        cells = positions[title(row["name"])]
+        places = documents.results[row["name"]]["cache_analysis"]["positions"]
+        for column, place in (("First page", "first"), ("Middle", "middle"), ("Last page", "last")):
+            expect_estimate(cells[column], places[place]["both"]["alike_share"], "%")
+    names = [row["name"] for row in documents.final["experiments"]]
+    for pair in documents.final["between_experiments"]["pairs"]:
+        cells = list(matrix[title(pair["later"])].values())
+        share = pair["both"]["saved_share"]
+        # The head of the first column is no `th`: cells are shifted by one against the heads.
+        line = next(r for r in elements(section, "tr") if words(r[0]) == title(pair["later"]) and len(r) == len(names))
+        require(len(cells) > 0, "an empty row")
+        expect_estimate(line[1 + names.index(pair["earlier"])], share | {"mean": share["observed"]}, "%")
+
+
+@test
+def numbers_of_distance_are_those_of_the_documents():
+    with temporary() as work:
+        documents = Documents()
+        tree = parse(page_of(documents, work))
+    for name, result in documents.results.items():
+        rows = table(by_id(tree, "distance"), title(name))
+        bins = result["cache_analysis"]["distance"]["bins"]
+        require(len(rows) == len(bins), rows.keys())
+        for row, cells in zip(bins, rows.values()):
+            require(figures(cells["Pairs of pages"])[0][0] == row["pairs"], "pairs")
+            for kind in ("key", "value"):
+                cell = cells[f"{kind.capitalize()}s: mean cosine"]
+                value, text = figures(cell)[0]
+                require(value == row[kind]["mean_cosine"]["mean"], "cosine")
+                require(close(text, rounded(value, 2)), f"{text} for {value}")
+                expect_estimate(cells[f"{kind.capitalize()}s: alike, %"], row[kind]["alike_share"], "")
+
+
+@test
+def numbers_of_cost_are_those_of_the_documents():
+    with temporary() as work:
+        documents = Documents()
+        tree = parse(page_of(documents, work))
+    memory, speed = (table(by_id(tree, "cost"), caption) for caption in ("Memory", "Speed"))
+    columns = {"KV-cache reserved": "kv_reserved_bytes", "Used": "kv_used_bytes",
+               "Lost to partial pages": "kv_partial_lost_bytes", "Prefix sharing could save": "kv_prefix_shared_bytes",
+               "Whole process at its peak": "peak_rss_bytes"}
+    for row in documents.final["experiments"]:
+        for column, member in columns.items():
+            value, text = figures(memory[title(row["name"])][column])[0]
+            require(value == row["memory_stats"][member]["mean"], f"{column}: {value}")
+            number, unit = text.split()
+            factor = {"B": 1, "kB": 1e3, "MB": 1e6, "GB": 1e9}[unit]
+            require(abs(float(number) * factor - value) < 0.006 * value, f"{text} for {value}")
+        cells = speed[title(row["name"])]
+        for column, member in (("Until the first token", "first_token_seconds"),
+                               ("Between two tokens", "between_tokens_seconds")):
+            shown = figures(cells[column])
+            expected = [row["timing"][member][quantile] for quantile in ("p50", "p95", "p99")]
+            require([value for value, _ in shown] == expected, f"{column}: {shown}")
+            for value, text in shown:
+                number, unit = text.split()
+                factor = {"\u00b5s": 1e-6, "ms": 1e-3, "s": 1, "min": 60}[unit]
+                require(abs(float(number) * factor - value) < 0.006 * value, f"{text} for {value}")
+        for column, member in (("Reading prompts, tokens/s", "prefill_tokens_per_second"),
+                               ("Generating, tokens/s", "decode_tokens_per_second")):
+            value, text = figures(cells[column])[0]
+            require(value == row["timing"][member]["mean"], f"{column}: {value}")
+            require(abs(float(text.replace(",", "")) - value) <= 0.5, f"{text} for {value}")
+
+
+@test
+def sentences_prompts_and_texts_are_there():
+    with temporary() as work:
+        documents = Documents()
+        documents.final["experiments"][0]["ignored_fields"] = ["tensor_parallel_size"]
+        documents.results["code_generation"]["notes"] = ["A note of the engine."]
+        tree = parse(page_of(documents, work))
+    answer = [words(item) for item in elements(elements(by_id(tree, "answer"), "ol")[0], "li")]
+    require(answer == documents.final["answer"], answer)
+    for list_name, section in (("method", "method"), ("not_shown", "limits")):
+        for sentence in documents.final[list_name]:
+            require(sentence in words(by_id(tree, section)), sentence)
+    whole = words(tree)
+    for pattern in documents.final["patterns"] + [p for r in documents.results.values() for p in r["patterns"]]:
+        require(pattern["text"] in whole, pattern["text"])
+    require("tensor_parallel_size" in words(by_id(tree, "method")), "ignored fields are not named")
+    require("A note of the engine." in words(by_id(tree, "method")), "notes are not shown")
+    blocks = ["".join(block.itertext()) for block in elements(by_id(tree, "texts"), "pre")]
+    for result in documents.results.values():
+        for number, prompt in enumerate(result["config"]["prompts"]):
+            require(prompt in blocks, prompt)
+            for repeat in result["outputs"]:
+                require(repeat["sequences"][number]["output"] in blocks, "an output is missing")
+    require(all(not d.get("open") for d in elements(tree, "details")), "something is unfolded")
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Documents that are odd or hostile
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def expected_text(text):
+    """What becomes of a text on the page: control characters are shown, those that disguise are replaced."""
+    def one(c):
+        code = ord(c)
+        if code < 0x20 and c not in "\n\t":
+            return chr(0x2400 + code)
+        if code == 0x7f:
+            return "\u2421"
+        if 0x80 <= code < 0xa0 or 0x202a <= code <= 0x202e or 0x2066 <= code <= 0x2069 or code in (0x2028, 0x2029, 0xfeff):
+            return "\ufffd"
+        return c
+    return "".join(map(one, text))
+
+
+def hostile_documents():
+    documents = Documents()
+    for result in documents.results.values():
+        result["config"]["prompts"] = [HOSTILE] * documents.prompts
+        result["config"]["model"] = result["model"]["name"] = result["notes"] = HOSTILE
+        result["notes"] = [HOSTILE]
+        for repeat in result["outputs"]:
+            for sequence in repeat["sequences"]:
+                sequence["output"] = "\n" + HOSTILE
+        result["patterns"][0]["text"] = HOSTILE
+    documents.fail("long_context", HOSTILE)
+    for row in documents.final["experiments"]:
+        row["description"] = HOSTILE
+        row["model"] = row["model"] and HOSTILE
+    documents.final["answer"] = [HOSTILE] * 3
+    documents.final["patterns"][0]["text"] = HOSTILE
+    documents.final["environment"]["library_version"] = HOSTILE
+    return documents
+
+
+@test
+def hostile_texts_stay_texts():
+    benign = Documents()
+    benign.fail("long_context", "killed")
+    for result in benign.results.values():
+        result["notes"] = ["a note"]
+    with temporary() as work:
+        plain = parse(page_of(benign, work))
+    with temporary() as work:
+        tree = parse(page_of(hostile_documents(), work))
+    # Gnuplot leaves nothing to hostile texts; the elements are those of a page without them.
+    count = [collections.Counter(str(e.tag) for e in t.iter()) for t in (plain, tree)]
+    require(count[0] == count[1], f"elements came or went: {count[1] - count[0]} {count[0] - count[1]}")
+    blocks = ["".join(block.itertext()) for block in elements(tree, "pre")]
+    require(blocks.count(expected_text(HOSTILE)) == 4 * 6 + 1, "prompts or last words were changed")
+    require(blocks.count("\n" + expected_text(HOSTILE)) == 4 * 6 * 2, "outputs were changed")
+
+
+@test
+def hostile_names_do_not_reach_a_shell():
+    need_gnuplot()
+    with temporary() as work:
+        trap = work / "trap"
+        name = f"a'; system('touch {trap}'); print '`touch {trap}`\n!touch {trap}\n\"<b>"
+        shares = {name: (0.1, 0.0, 0.2), "x" * 64: (0.0, 0.0, 0.0), "code_generation": (0.05, 0.0, 0.1)}
+        tree = parse(page_of(Documents(shares=shares), work))
+        require(not trap.exists(), "a name was run as a command")
+    pictures = [p for p in elements(tree, "svg") if p.get("role") == "img"]
+    require(len(pictures) == 2 + 2 + 3, f"{len(pictures)} pictures")
+
+
+def fake_gnuplot(folder, script):
+    (folder / "bin").mkdir()
+    path = folder / "bin" / "gnuplot"
+    path.write_text(script)
+    path.chmod(0o755)
+    return str(folder / "bin")
+
+
+@test
+def without_gnuplot_the_page_has_its_tables():
+    with temporary() as work:
+        (work / "empty").mkdir()
+        tree = parse(page_of(Documents(), work, path=str(work / "empty")))
+    require("gnuplot is not installed" in words(by_id(tree, "layers")), "the reason is not said")
+    require("gnuplot is not installed" in words(by_id(tree, "distance")), "the reason is not said")
+    require(not [p for p in elements(tree, "svg") if p.get("role") == "img"], "pictures from nowhere")
+    require(len(elements(tree, "table")) >= 8, "tables are missing")
+
+
+@test
+def a_gnuplot_that_fails_is_told():
+    with temporary() as work:
+        path = fake_gnuplot(work, "#!/bin/sh\necho 'line 3: <unknown> terminal' >&2\nexit 1\n")
+        tree = parse(page_of(Documents(), work, path=path))
+    require("line 3: <unknown> terminal" in words(by_id(tree, "layers")), words(by_id(tree, "layers"))[:200])
+
+
+@test
+def what_gnuplot_draws_is_cleaned():
+    picture = ("<?xml version='1.0'?><!DOCTYPE svg><svg viewBox='0 0 9 9' onload='alert(1)' id='x'><title>T</title>"
+               "<style>*{display:none}</style><script>alert(1)</script><defs><path id='gpPt6'/></defs>"
+               "<a xlink:href='http://127.0.0.1:9/'><text>link</text></a><image href='http://127.0.0.1:9/'/>"
+               "<foreignObject><body onload='alert(1)'/></foreignObject>"
+               "<g id='g' onclick='alert(1)' style='fill:url(http://127.0.0.1:9/)'>"
+               "<path id='p' d='M0,0 L1,1' stroke='rgb(  4,   1,   1)' fill='url(#x)' onmouseover='alert(1)'/>"
+               "<rect x='javascript:alert(1)' y='1' width='2' height='2' fill='#200101'/>"
+               "<use xlink:href='http://127.0.0.1:9/#x'/><use xlink:href='#gpPt6' color='rgb(6,1,1)'/>"
+               "<text>a &amp; &lt;b&gt; &evil; </text></g></svg>")
+    script = "#!/bin/sh\n/bin/cat > /dev/null\n" + "".join(
+        f"/bin/cat > {name}-{number}.svg <<'END'\n{picture}\nEND\n"
+        for name in ("layers", "pair", "distance") for number in range(5))
+    with temporary() as work:
+        tree = parse(page_of(Documents(), work, path=fake_gnuplot(work, script)))
+    pictures = [p for p in elements(tree, "svg") if p.get("role") == "img"]
+    require(len(pictures) == 9, f"{len(pictures)} pictures")
+    for drawn in pictures:
+        tags = collections.Counter(e.tag for e in drawn.iter())
+        require(tags == {"svg": 1, "g": 1, "path": 1, "rect": 1, "circle": 1, "text": 1}, tags)
+        for element in drawn.iter():
+            allowed = {"viewBox", "role", "aria-label", "class", "d", "x", "y", "width", "height", "r", "fill", "stroke"}
+            require(set(element.attrib) <= allowed, element.attrib)
+            require("alert" not in str(element.attrib) and "url(" not in str(element.attrib), element.attrib)
+        require(elements(drawn, "path")[0].get("class") == "s-key f-ink", elements(drawn, "path")[0].attrib)
+        require(elements(drawn, "rect")[0].get("class") == "f-heat0", elements(drawn, "rect")[0].attrib)
+        require(elements(drawn, "text")[0].text.strip() == "a & <b> &evil;", elements(drawn, "text")[0].text)
+
+
+@test
+def a_picture_cut_short_is_left_out():
+    for broken in ("<svg viewBox='0 0 9 9'><g><text>half", "<svg viewBox='0 0 9 9'></g></svg>", "no picture",
+                   "<svg viewBox='0 0 9 9'>" + "<g>" * 99 + "</g>" * 99 + "</svg>", "<svg viewBox='0 0 9 9'><path d='M0",
+                   "<svg viewBox='0 0 9 9'><!-- ", ""):
+        script = "#!/bin/sh\n/bin/cat > /dev/null\n" + "".join(
+            f"printf %s \"{broken}\" > {name}-{number}.svg\n"
+            for name in ("layers", "pair", "distance") for number in range(5))
+        with temporary() as work:
+            tree = parse(page_of(Documents(), work, path=fake_gnuplot(work, script)))
+        require(not [p for p in elements(tree, "svg") if p.get("role") == "img"], f"a picture from: {broken}")
+        require("could not be drawn" in words(by_id(tree, "layers")), f"not told: {broken}")
+
+
+@test
+def all_failed_is_a_page_too():
+    with temporary() as work:
+        documents = Documents()
+        for name in list(documents.shares):
+            documents.fail(name, f"last words of {name}")
+        documents.final.update(answer=[], settings=None, between_experiments=None, patterns=[])
+        tree = parse(page_of(documents, work))
+    require("5 of 5 experiments did not complete" in words(by_id(tree, "answer")), words(by_id(tree, "answer")))
+    for name in documents.shares:
+        require(f"last words of {name}" in words(by_id(tree, "failed")), name)
+    require("there is no answer" in words(by_id(tree, "answer")), words(by_id(tree, "answer")))
+
+
+@test
+def one_experiment_of_one_prompt_is_enough():
+    with temporary() as work:
+        documents = Documents(shares={"only": (0.0, 0.0, 0.1)}, layers=1, prompts=1, repeats=1)
+        documents.final["differences"] = []
+        documents.final["between_experiments"] = None
+        tree = parse(page_of(documents, work))
+    require("Only" in words(by_id(tree, "experiments")), "not named")
+    require(not any(e.get("id") == "differences" for e in tree.iter()), "differences of one")
+    require(not any(a.get("href") == "#differences" for a in elements(tree, "a")), "a link to nowhere")
+
+
+@test
+def reproducible_documents_give_the_same_page():
+    pages = []
+    for _ in range(2):
+        with temporary() as work:
+            pages.append(page_of(Documents(timed=False), work))
+    require(pages[0] == pages[1], "two pages from the same documents differ")
+    require("There are no times in this report" in words(by_id(parse(pages[0]), "cost")), "no word on missing times")
+
+
+@test
+def a_full_disk_leaves_the_old_page():
+    with temporary() as work:
+        folder = Documents().write(work / "documents")
+        (work / "out").mkdir()
+        (work / "out" / "report.html").write_text("the old page")
+        done = run(folder, work / "out", limit_file_bytes=40000)
+        require(done.returncode == 1 and "report.html" in done.stderr, done.stderr)
+        require(os.listdir(work / "out") == ["report.html"], os.listdir(work / "out"))
+        require((work / "out" / "report.html").read_text() == "the old page", "the old page is gone")
+
+
+@test
+def many_long_texts_are_cut_and_it_is_said():
+    with temporary() as work:
+        documents = Documents(prompts=80)
+        result = documents.results["code_generation"]
+        result["config"]["prompts"][0] = "\u00e9" * 9000
+        tree = parse(page_of(documents, work))
+    blocks = ["".join(block.itertext()) for block in elements(by_id(tree, "texts"), "pre")]
+    longest = max(blocks, key=len)
+    require(longest == "\u00e9" * 6000 + "\u2026", f"{len(longest)} characters")
+    require(not any("Prompt 61 of" in block for block in blocks), "more than 60 prompts")
+    require("code_generation/results.json" in words(by_id(tree, "texts")), "where the rest is, is not said")
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# In a browser
+# ---------------------------------------------------------------------------------------------------------------------
+
+@functools.cache
+def chromium():
+    return browser.Browser()
+
+
+def keep(name, content):
+    """Leave a picture to be looked at."""
+    folder = os.environ.get("KVSIM_KEEP_PICTURES")
+    if folder:
+        (pathlib.Path(folder) / name).write_bytes(content)
+
+
+UNFOLD = "document.querySelectorAll('details').forEach(part => part.open = true)"
+SIZE = "({needed: document.documentElement.scrollWidth, width: innerWidth, height: document.documentElement.scrollHeight})"
+# Text that reaches out of the page, or out of a parent that does not scroll.
+OUTSIDE = """[...document.querySelectorAll('main *')].filter(e => e.getClientRects().length && !e.closest('.scroll, thead')
+  && !e.ownerSVGElement?.matches(':not(.bar)')
+  && (e.getBoundingClientRect().right > innerWidth + 1 || e.getBoundingClientRect().left < -1)).map(e => e.outerHTML
+  .slice(0, 150))"""
+# Words broken into columns of letters.
+NARROW = """[...document.querySelectorAll('th, td, h1, h2, h3, li, p, summary, dd')].filter(e => e.getClientRects().length &&
+  !e.closest('.cards thead') && e.textContent.trim().length > 6 && e.clientWidth < 40).map(e => e.outerHTML.slice(0, 150))"""
+# For each piece of text: the contrast with the nearest background, or in a heat map with the cell that it lies on.
+CONTRAST = """(() => {
+  const canvas = document.createElement('canvas').getContext('2d', {willReadFrequently: true});
+  const rgb = color => { canvas.clearRect(0, 0, 1, 1); canvas.fillStyle = color; canvas.fillRect(0, 0, 1, 1);
+    return [...canvas.getImageData(0, 0, 1, 1).data]; };
+  const light = ([r, g, b]) => [r, g, b].map(v => (v /= 255) <= .04045 ? v / 12.92 : ((v + .055) / 1.055) ** 2.4)
+    .reduce((sum, v, i) => sum + v * [.2126, .7152, .0722][i], 0);
+  const ratio = (a, b) => { const [x, y] = [light(a), light(b)].sort((p, q) => q - p); return (x + .05) / (y + .05); };
+  const ground = element => { for (let e = element; e; e = e.parentElement) {
+    const color = rgb(getComputedStyle(e).backgroundColor); if (color[3] == 255) return color; }
+    return [255, 255, 255]; };
+  const poor = []; let count = 0;
+  const walker = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
+  for (let node; node = walker.nextNode();) {
+    const e = node.parentElement;
+    if (!node.data.trim() || !e.getClientRects().length) continue;
+    const style = getComputedStyle(e), drawn = !!e.closest('svg');
+    const box = e.getBoundingClientRect();
+    let behind = ground(e);
+    if (drawn) for (const cell of e.closest('svg').querySelectorAll('[class*=f-heat]')) {
+      const c = cell.getBoundingClientRect();
+      if (box.left >= c.left - 1 && box.right <= c.right + 1 && box.top >= c.top - 3 && box.bottom <= c.bottom + 3)
+        behind = rgb(getComputedStyle(cell).fill); }
+    const value = ratio(rgb(drawn ? style.fill : style.color), behind);
+    count++;
+    if (value < 4.5) poor.push(value.toFixed(2) + ' ' + node.data.trim().slice(0, 40));
+  }
+  return {poor, count}; })()"""
+
+
+def opened(documents, work, **look):
+    need_browser()
+    path = work / "out" / "report.html"
+    if not path.exists():
+        page_of(documents, work)
+    page = chromium().open(path, **look)
+    return page
+
+
+def expect_quiet(page, path):
+    require(page.requests == [path.resolve().as_uri()], f"requests: {page.requests}")
+    require(page.complaints == [], f"the console says: {page.complaints}")
+
+
+@test
+def the_browser_would_notice():
+    """What the next tests look for is found where it is."""
+    need_browser()
+    with temporary() as work:
+        path = work / "page.html"
+        path.write_text("<!DOCTYPE html><img src='http://127.0.0.1:9/a.png'><script>console.log('hello');missing()</script>"
+                        "<p style='width:2000px;color:#ccc'>wide and pale</p>")
+        page = chromium().open(path, width=390)
+        require(len(page.requests) == 2, page.requests)
+        require(len(page.complaints) >= 2, page.complaints)
+        size = page.evaluate(SIZE)
+        require(size["needed"] > 390, size)
+        require(page.evaluate(CONTRAST)["poor"] != [], "pale text was not noticed")
+        page.close()
+
+
+@test
+def nothing_leaves_the_file_and_nothing_is_complained_of():
+    with temporary() as work:
+        page = opened(Documents(), work)
+        page.evaluate(UNFOLD)
+        page.picture()
+        expect_quiet(page, work / "out" / "report.html")
+        page.close()
+
+
+@test
+def hostile_texts_do_nothing_in_a_browser():
+    with temporary() as work:
+        page = opened(hostile_documents(), work)
+        page.evaluate(UNFOLD)
+        page.picture()
+        expect_quiet(page, work / "out" / "report.html")
+        require(page.evaluate("document.scripts.length + document.images.length") == 0, "scripts or images")
+        require(page.evaluate("getComputedStyle(document.querySelector('h1')).display") == "block", "a style came in")
+        page.close()
+
+
+@test
+def the_policy_stops_what_should_not_be_there():
+    with temporary() as work:
+        need_browser()
+        text = page_of(Documents(), work)
+        path = work / "out" / "report.html"
+        path.write_text(text.replace("<main>", "<main><img id=spy src='http://127.0.0.1:9/a.png'><script>"
+                                     "document.title = 'taken'</script>", 1))
+        page = chromium().open(path)
+        require(page.evaluate("document.title") != "taken", "a script ran")
+        require(page.evaluate("document.getElementById('spy').naturalWidth") == 0, "an image was loaded")
+        require(any("Content Security Policy" in text for text in page.complaints), page.complaints)
+        page.close()
+
+
+@test
+def fits_every_width_light_and_dark():
+    with temporary() as work:
+        documents = Documents()
+        documents.fail("long_context", "killed by signal 9")
+        path = work / "out" / "report.html"
+        for width in (320, 390, 768, 1280):
+            for dark in (False, True):
+                page = opened(documents, work, width=width, dark=dark)
+                for unfolded in (False, True):
+                    if unfolded:
+                        page.evaluate(UNFOLD)
+                    size = page.evaluate(SIZE)
+                    require(size["needed"] <= width == size["width"], f"{size} at a width of {width}")
+                    outside = page.evaluate(OUTSIDE)
+                    require(not outside, f"outside of the page at a width of {width}: {outside[:3]}")
+                    narrow = page.evaluate(NARROW)
+                    require(not narrow, f"too narrow at a width of {width}: {narrow[:3]}")
+                    hidden = page.evaluate("document.querySelector('.cards thead').getBoundingClientRect().width") <= 1
+                    require(hidden == (width < 700), f"heads of columns are shown or hidden at a width of {width}")
+                    page.look(width, min(size["height"], 12000), dark)
+                    picture = page.picture(whole=False)
+                    keep(f"report-{width}-{'dark' if dark else 'light'}{'-unfolded' if unfolded else ''}.png", picture)
+                    require(picture[:4] == b"\x89PNG" and len(picture) > 50000, f"a picture of {len(picture)} bytes")
+                background = page.evaluate("getComputedStyle(document.body).backgroundColor")
+                levels = list(map(int, re.findall(r"\d+", background)))[:3]
+                require((max(levels) < 60) == dark and (min(levels) > 200) != dark, f"background {background}")
+                expect_quiet(page, path)
+                page.close()
+
+
+@test
+def many_layers_and_long_names_fit():
+    shares = {f"an_experiment_with_a_long_name_number_{n}_{'x' * 20}": (0.01 * n, 0.0, 0.03 * n) for n in range(9)}
+    shares["W" * 64] = (0.2, 0.0, 0.3)
+    with temporary() as work:
+        documents = Documents(shares=shares, layers=64, prompts=2)
+        for width in (320, 390, 1280):
+            page = opened(documents, work, width=width)
+            page.evaluate(UNFOLD)
+            size = page.evaluate(SIZE)
+            require(size["needed"] <= width, f"{size} at a width of {width}")
+            outside = page.evaluate(OUTSIDE)
+            require(not outside, f"outside of the page at a width of {width}: {outside[:3]}")
+            narrow = page.evaluate(NARROW)
+            require(not narrow, f"too narrow at a width of {width}: {narrow[:3]}")
+            page.look(width, min(size["height"], 12000))
+            keep(f"many-{width}.png", page.picture(whole=False))
+            page.close()
+
+
+@test
+def letters_have_contrast():
+    with temporary() as work:
+        documents = Documents()
+        documents.fail("long_context", "killed by signal 9")
+        for dark in (False, True):
+            page = opened(documents, work, dark=dark)
+            page.evaluate(UNFOLD)
+            found = page.evaluate(CONTRAST)
+            require(found["count"] > 1000, f"only {found['count']} texts were looked at")
+            require(not found["poor"], f"{'dark' if dark else 'light'}: {found['poor'][:5]}")
+            page.close()
+
+
+@test
+def prints():
+    with temporary() as work:
+        page = opened(Documents(), work, dark=True)
+        paper = page.paper()
+        keep("report.pdf", paper)
+        pages = len(re.findall(rb"/Type\s*/Page\b", paper))
+        require(paper[:5] == b"%PDF-" and 3 <= pages <= 20, f"{len(paper)} bytes, {pages} pages")
+        page.look(700, 900, dark=True, media="print")
+        require(page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)",
+                "dark paper")
+        size = page.evaluate(SIZE)
+        require(size["needed"] <= 700, f"{size} on paper")
+        expect_quiet(page, work / "out" / "report.html")
+        page.close()
+
+
+@test
+def keyboard_reaches_what_folds_in_order():
+    with temporary() as work:
+        page = opened(Documents(), work)
+        expected = page.evaluate("document.querySelectorAll('main > section > details > summary').length")
+        seen = []
+        for _ in range(80):
+            page.call("Input.dispatchKeyEvent", type="keyDown", key="Tab", code="Tab", windowsVirtualKeyCode=9)
+            page.call("Input.dispatchKeyEvent", type="keyUp", key="Tab", code="Tab", windowsVirtualKeyCode=9)
+            place = page.evaluate("(() => { const e = document.activeElement; return [e.tagName, "
+                                  "e.getBoundingClientRect().top + scrollY, e.innerText.slice(0, 40)]; })()")
+            if place[0] == "BODY":
+                break
+            seen.append(place)
+        require(seen[0][2] == "To the answer", f"first stop: {seen[0]}")
+        summaries = [place for place in seen if place[0] == "SUMMARY"]
+        require(len(summaries) == expected > 8, f"{len(summaries)} of {expected} folded parts are reached")
+        tops = [place[1] for place in seen[1:]]
+        require(tops == sorted(tops), "the order of the keyboard is not that of the page")
+        page.call("Input.dispatchKeyEvent", type="keyDown", key="Tab", code="Tab", windowsVirtualKeyCode=9, modifiers=8)
+        page.close()
+
+
+@test
+def tables_stay_tables_on_a_phone():
+    """A style sheet that makes cards of rows must not take the table from those who hear it."""
+    with temporary() as work:
+        for width in (390, 1280):
+            page = opened(Documents(), work, width=width)
+            page.call("Accessibility.enable")
+            nodes = page.call("Accessibility.getFullAXTree")["nodes"]
+            roles = collections.Counter(n["role"]["value"] for n in nodes if not n.get("ignored") and "role" in n)
+            require(roles["table"] >= 7, f"at {width}: {roles}")
+            require(roles["rowheader"] >= 30 and roles["columnheader"] >= 20, f"at {width}: {roles}")
+            for node in nodes:
+                if not node.get("ignored") and node.get("role", {}).get("value") in ("image", "img"):
+                    require(len(node["name"]["value"]) > 20, "a picture without a name")
+            page.close()
+
+
+def main():
+    global program
+    program = sys.argv[1] if len(sys.argv) > 1 else sys.exit(__doc__)
+    program = os.path.abspath(program)
+    only = sys.argv[2] if len(sys.argv) > 2 else ""
+    passed = failed = skipped = 0
+    for function in tests:
+        if only not in function.__name__:
+            continue
+        try:
+            function()
+            passed += 1
+        except Skip as reason:
+            skipped += 1
+            print(f"skipped: {function.__name__}: {reason}", flush=True)
+        except Failure as reason:
+            failed += 1
+            print(f"failed: {function.__name__}: {reason}", flush=True)
+        except Exception:
+            failed += 1
+            print(f"failed: {function.__name__}:\n{traceback.format_exc()}", flush=True)
+    if chromium.cache_info().currsize:
+        chromium().__exit__()
+    if not only and passed + failed + skipped < 34:
+        failed += 1
+        print(f"only {passed + failed + skipped} checks, at least 34 were expected")
+    print(f"test_experiments_report: {passed} passed, {failed} failed, {skipped} skipped")
+    sys.exit(1 if failed else 0)
+
+
+if __name__ == "__main__":
+    main()
