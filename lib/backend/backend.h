@@ -83,8 +83,9 @@ typedef struct kvsim__device_group {
     uint32_t slots;
     int32_t tokens, heads, head_dim, first_head;
     int32_t rotate, interleaved, pairs;
-    int32_t plain_16; /**< 1: bf16 or f16 without scales, as they are, each head of each token in whole aligned 16-byte
-                           words: a hint for faster kernels */
+    /** 2 or 1: pages of 16 bits without scales, or of 8 bits with one scale for all or none, as they are, each head of
+     * each token in whole aligned 16-byte words: a hint for faster kernels. 0: anything else. */
+    int32_t plain_bytes;
     const double *frequencies;             /**< [pairs] */
     const double *slot_cosine, *slot_sine; /**< [tokens, pairs] */
     const double *mean;                    /**< [heads, head_dim] or NULL */
