@@ -70,9 +70,9 @@ static const char *const rules[] = {
     ".matrix tbody th,.matrix caption{padding-left:0}.matrix thead td{border-color:var(--muted)}",
     ".verdict{font-weight:600;white-space:nowrap}.verdict.no{font-weight:400;color:var(--muted)}",
     /* Pictures. */
-    ".figures{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,19rem),1fr));gap:1.4rem 2rem;"
+    ".figures{display:grid;grid-template-columns:repeat(auto-fill,minmax(min(100%,19rem),1fr));gap:1.4rem 2rem;"
     "margin:1rem 0}",
-    ".figures.wide{grid-template-columns:repeat(auto-fit,minmax(min(100%,26rem),1fr))}",
+    ".figures.wide{grid-template-columns:repeat(auto-fill,minmax(min(100%,26rem),1fr))}",
     "figure{margin:0;max-width:36rem}figure h3,figure h4{margin:0 0 .2rem}figcaption{margin-top:.2rem}",
     ".legend{display:flex;flex-wrap:wrap;gap:.2rem 1.1rem;list-style:none;padding:0;margin:.4rem 0;max-width:none;"
     "font-size:.875rem}.legend li{margin:0;display:flex;align-items:center;gap:.4rem}",
@@ -105,12 +105,12 @@ static const char narrow[] =
     ".cards td:empty{display:none}.facts{grid-template-columns:1fr}.facts dd{margin:0 0 .4rem}}";
 
 static const char paper[] =
-    "@media print{body{font-size:9.5pt}main,header,footer{max-width:none;padding-left:0;padding-right:0}"
+    "@media print{html{font-size:9.5pt}main,header,footer{max-width:none;padding-left:0;padding-right:0}"
     ".contents,.skip{display:none}section{margin-top:.6rem;padding-top:.8rem}"
-    "figure,tr,.warn,.answer "
-    "li{break-inside:avoid}h2,h3,caption,summary{break-after:avoid}thead{display:table-header-group}"
+    "figure,tr,caption,.warn,.answer "
+    "li{break-inside:avoid}h2,h3,h4,caption,thead,summary,.lead{break-after:avoid}thead{display:table-header-group}"
     "a{color:inherit;text-decoration:none}*{print-color-adjust:exact;-webkit-print-color-adjust:exact}"
-    ".figures{grid-template-columns:repeat(2,1fr)}.scroll{overflow:visible}@page{margin:15mm}}";
+    ".figures,.figures.wide{grid-template-columns:repeat(2,1fr)}.scroll{overflow:visible}@page{margin:15mm}}";
 
 static void write_roles(FILE *out) {
     static const char *const names[] = {"ink",        "muted",     "rule",     "key",       "key-soft", "value",

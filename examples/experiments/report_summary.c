@@ -134,7 +134,8 @@ static void write_meaning(const report_data *data, FILE *out) {
     fprintf(
         out,
         "</b>. <b>Could be shared</b>: bytes whose key page and value page an earlier block of the same layer could "
-        "stand in for with a relative error of at most %s\xc2\xa0%%. <b>Exact copies</b>: byte for byte equal to an "
+        "stand in for with a relative error of at most %s\xc2\xa0%%, less what it takes to find them again. <b>Exact "
+        "copies</b>: byte for byte equal to an "
         "earlier block. <b>Alike beyond chance</b>: pages that point the same way as an earlier page (cosine of at "
         "least %g, ",
         budget, number_at(data->settings, "threshold"));
