@@ -16,6 +16,7 @@ import functools
 import json
 import os
 import pathlib
+import random
 import re
 import shutil
 import subprocess
@@ -666,6 +667,32 @@ def one_experiment_of_one_prompt_is_enough():
     require(not any(a.get("href") == "#differences" for a in elements(tree, "a")), "a link to nowhere")
 
 
+def damage(value, generator, depth=0):
+    """A document with some members gone or of another type."""
+    if depth > 0 and generator.random() < 0.02:
+        return generator.choice([None, True, -1, 1e300, "", "text", [], {}, [[]], {"mean": "x"}])
+    if isinstance(value, dict):
+        return {key: damage(item, generator, depth + 1) for key, item in value.items() if generator.random() > 0.01}
+    if isinstance(value, list):
+        return [damage(item, generator, depth + 1) for item in value if generator.random() > 0.01]
+    return value
+
+
+@test
+def damaged_documents_give_valid_pages():
+    need_html5lib()
+    for seed in range(16):
+        with temporary() as work:
+            generator = random.Random(seed)
+            documents = Documents(layers=2, prompts=2)
+            documents.final = damage(documents.final, generator)
+            documents.results = {name: damage(result, generator) for name, result in documents.results.items()}
+            (work / "empty").mkdir()
+            drawn = seed % 5 == 0 and shutil.which("gnuplot") is not None
+            tree = parse(page_of(documents, work, path=None if drawn else str(work / "empty")))
+            require(len(elements(tree, "h1")) == 1, f"seed {seed}: no page")
+
+
 @test
 def reproducible_documents_give_the_same_page():
     pages = []
@@ -971,9 +998,9 @@ def main():
             print(f"failed: {function.__name__}:\n{traceback.format_exc()}", flush=True)
     if chromium.cache_info().currsize:
         chromium().__exit__()
-    if not only and passed + failed + skipped < 34:
+    if not only and passed + failed + skipped < 35:
         failed += 1
-        print(f"only {passed + failed + skipped} checks, at least 34 were expected")
+        print(f"only {passed + failed + skipped} checks, at least 35 were expected")
     print(f"test_experiments_report: {passed} passed, {failed} failed, {skipped} skipped")
     sys.exit(1 if failed else 0)
 
