@@ -19,7 +19,7 @@ import tempfile
 import analyze_harness as harness
 from analyze_harness import ROOT, Skip, cases, dump_file, recorded, require, temporary, test, write
 
-EXPECTED_CHECKS = 40
+EXPECTED_CHECKS = 54
 TRUTH = ROOT / "tests" / "e2e" / "transformers_truth.py"
 FORMATS = ROOT / "docs" / "formats.md"
 MODEL = ROOT / "examples" / "models" / "tiny"
