@@ -258,7 +258,7 @@ static void describe_content(const json_t *experiments, const json_t *own, const
             continue;
         bool is_more = found.difference.mean > 0.0;
         phrase their_words = name_in_words(theirs);
-        say(is_more ? &above : &below, "%s%s", (is_more ? above : below).used > 0 ? ", " : "", their_words.text);
+        say(is_more ? &above : &below, "%s%s", (is_more ? above : below).used > 0 ? " and " : "", their_words.text);
         json_array_append_new(is_more ? more : less, json_string(theirs));
     }
     say(&text, "%s: beyond chance %s of the pages have an alike earlier page, and %s of the bytes could be saved",

@@ -99,13 +99,14 @@ static void describe_layers(const json_t *layers, const char *kind, json_t *patt
     else
         used = (size_t)snprintf(text, sizeof text, "More %s pages are alike than chance gives in layer%s %s", kind,
                                 certain > 1 ? "s" : "", list);
-    used += (size_t)snprintf(text + used, sizeof text - used,
-                             ": the excess reaches from %s in layer %zu to %s in layer %zu", low.text, least, high.text,
-                             most);
+    if (means[most] != means[least])
+        used += (size_t)snprintf(text + used, sizeof text - used,
+                                 ": the excess reaches from %s in layer %zu to %s in layer %zu", low.text, least,
+                                 high.text, most);
     if (is_trend(correlation, count))
         used += (size_t)snprintf(text + used, sizeof text - used, ", and %s with depth (rank correlation %.2f)",
                                  correlation > 0.0 ? "rises" : "falls", correlation);
-    else
+    else if (means[most] != means[least])
         used += (size_t)snprintf(text + used, sizeof text - used, ", without a trend with depth");
     snprintf(text + used, sizeof text - used, ".");
     json_t *figures = json_pack("{s:s, s:I, s:I}", "kind", kind, "largest_layer", (json_int_t)most, "smallest_layer",
@@ -128,7 +129,8 @@ static void describe_places(const json_t *analysis, json_t *patterns) {
     phrase inside = percent_with_interval(&within), across = percent_with_interval(&between);
     phrase luck = percent(chance.mean);
     char text[1024];
-    const char *verdict = lies_above(&within, &between) ? "Likeness is at home inside single sequences"
+    const char *verdict = within.mean == 0.0 && between.mean == 0.0 ? "No page is alike an earlier one"
+                          : lies_above(&within, &between)           ? "Likeness is at home inside single sequences"
                           : lies_above(&between, &within)
                               ? "Likeness is mostly between sequences"
                               : "Likeness inside and between sequences cannot be told apart";
@@ -150,7 +152,7 @@ static void describe_position(const json_t *analysis, json_t *patterns) {
     phrase of_first = percent_with_interval(&first), of_middle = percent_with_interval(&middle);
     phrase of_last = percent_with_interval(&last);
     char text[1024];
-    if (isnan(first.mean) || isnan(middle.mean) || isnan(last.mean))
+    if (isnan(first.mean) || isnan(middle.mean) || isnan(last.mean) || first.mean + middle.mean + last.mean == 0.0)
         return;
     const char *beginning = lies_above(&first, &middle) ? "First pages are alike more often than those in the middle"
                             : lies_above(&middle, &first)

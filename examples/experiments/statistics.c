@@ -235,6 +235,29 @@ static int mean_of(const share_counts *counts, share_aspect aspect, estimate *ou
     return 0;
 }
 
+/**
+ * Set the ends of an interval that reaches so far below and above the mean. What was seen cannot leave [least, most],
+ * however skewed the prompts are; the shufflings come on top of that.
+ */
+static int set_ends(const share_counts *counts, share_aspect aspect, double least, double most, double below,
+                    double above, estimate *out) {
+    estimate seen;
+    if (mean_of(counts, aspect == SHARE_EXCESS ? SHARE_OBSERVED : aspect, &seen) != 0)
+        return -1;
+    if (!isnan(below)) {
+        below = fmin(below, seen.mean - least);
+        above = fmin(above, most - seen.mean);
+    }
+    if (aspect == SHARE_EXCESS) {
+        double noise = NORMAL_95 * chance_error(counts);
+        below = hypot(below, noise);
+        above = hypot(above, noise);
+    }
+    out->low = out->mean - below;
+    out->high = out->mean + above;
+    return 0;
+}
+
 int estimate_share(const share_counts *counts, share_aspect aspect, double least, double most, uint64_t seed,
                    estimate *out) {
     influences of = {NULL, 0, 0.0};
@@ -246,18 +269,9 @@ int estimate_share(const share_counts *counts, share_aspect aspect, double least
         below = above = NORMAL_95 * chance_error(counts);
     else if ((status = find_influences(counts, out->mean, &of)) == 0)
         status = find_reach(&of, NULL, seed, &below, &above);
-    if (aspect == SHARE_EXCESS) {
-        double noise = NORMAL_95 * chance_error(counts);
-        below = hypot(below, noise);
-        above = hypot(above, noise);
-    }
     out->constant = aspect != SHARE_CHANCE && of.count > 0 && of.error == 0.0;
-    out->low = out->mean - below;
-    out->high = out->mean + above;
-    if (aspect != SHARE_EXCESS && isfinite(out->low)) {
-        out->low = fmax(out->low, least);
-        out->high = fmin(out->high, most);
-    }
+    if (status == 0)
+        status = set_ends(counts, aspect, least, most, below, above, out);
     free(of.values);
     return status;
 }

@@ -59,7 +59,7 @@ estimate estimate_values(const double *values, size_t count);
 /**
  * Mean over the repeats, with its interval: a studentised bootstrap over the prompts' influences (docs/metrics.md). The
  * interval of SHARE_CHANCE is that of the shufflings.
- * @param least,most ends that no interval reaches beyond: 0 and 1 for a share; an excess is not cut
+ * @param least,most ends that what was observed cannot leave: 0 and 1 for a share
  * @return 0, or -1 when out of memory
  */
 int estimate_share(const share_counts *counts, share_aspect aspect, double least, double most, uint64_t seed,
