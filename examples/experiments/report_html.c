@@ -2,6 +2,7 @@
 
 #include "common/utf8.h"
 
+#include <ctype.h>
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -79,17 +80,55 @@ void html_json(FILE *out, const json_t *string, size_t most) {
         html_bytes(out, json_string_value(string), json_string_length(string), most);
 }
 
-void html_sentence(FILE *out, const json_t *string) {
+/** Characters of a number at `at`, 0 if there is none. */
+static size_t number_size(const char *at, size_t left) {
+    size_t size = 0;
+    while (size < left &&
+           (isdigit((unsigned char)at[size]) ||
+            (size > 0 && size + 1 < left && strchr(".,", at[size]) != NULL && isdigit((unsigned char)at[size + 1]))))
+        size++;
+    return size;
+}
+
+/** Bytes of the space, of either kind, and of the unit behind a number, 0 if there is none; `unit` receives the unit.
+ */
+static size_t unit_size(const char *at, size_t left, const char **unit) {
+    static const char *const units[] = {"%", "points"}, *const spaces[] = {" ", NO_BREAK};
+    for (size_t i = 0; i < sizeof units / sizeof *units; i++)
+        for (size_t k = 0; k < sizeof spaces / sizeof *spaces; k++) {
+            size_t space = strlen(spaces[k]), size = space + strlen(units[i]);
+            if (left < size || memcmp(at, spaces[k], space) != 0 || memcmp(at + space, units[i], size - space) != 0)
+                continue;
+            *unit = units[i];
+            return size;
+        }
+    return 0;
+}
+
+void html_sentence(FILE *out, const json_t *string, bool bold) {
     const char *text = json_is_string(string) ? json_string_value(string) : "";
-    size_t left = json_is_string(string) ? json_string_length(string) : 0;
-    for (const char *space; left > 0 && (space = memmem(text, left, " %", 2)) != NULL;) {
-        size_t before = (size_t)(space - text);
-        html_bytes(out, text, before, 0);
-        fputs(NO_BREAK, out);
-        text = space + 1;
-        left -= before + 1;
+    size_t size = json_is_string(string) ? json_string_length(string) : 0, written = 0;
+    for (size_t at = 0; at < size; at++) {
+        bool begins = at == 0 || strchr(" (", text[at - 1]) != NULL;
+        bool minus = begins && text[at] == '-';
+        size_t digits = begins ? number_size(text + at + minus, size - at - minus) : 0;
+        const char *name = "";
+        size_t unit = digits > 0 ? unit_size(text + at + minus + digits, size - at - minus - digits, &name) : 0;
+        if (digits == 0)
+            continue;
+        size_t behind = at + minus + digits + unit;
+        bool finding = bold && unit > 0 && size - behind > 2 && memcmp(text + behind, " (", 2) == 0;
+        html_bytes(out, text + written, at - written, 0);
+        fprintf(out, "%s%s", finding ? "<b>" : "", minus ? MINUS : "");
+        html_bytes(out, text + at + minus, digits, 0);
+        at += minus + digits;
+        if (unit > 0) {
+            fprintf(out, NO_BREAK "%s%s", name, finding ? "</b>" : "");
+            at += unit;
+        }
+        written = at--;
     }
-    html_bytes(out, text, left, 0);
+    html_bytes(out, text + written, size - written, 0);
 }
 
 /** Print with the sign in front as a real minus; what rounds to zero has none. */

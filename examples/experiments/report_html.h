@@ -32,8 +32,11 @@ void html_text(FILE *out, const char *text);
 /** As html_bytes, for a JSON string; anything else writes nothing. */
 void html_json(FILE *out, const json_t *string, size_t most);
 
-/** As html_json, uncut, for sentences: a number stays on one line with its sign of per cent. */
-void html_sentence(FILE *out, const json_t *string);
+/**
+ * As html_json, uncut, for sentences: a number has a real minus and stays on one line with its unit.
+ * @param bold make findings bold: numbers with a unit and, behind it, an interval in parentheses
+ */
+void html_sentence(FILE *out, const json_t *string, bool bold);
 
 /** @name Plain numbers as text, NaN as "–"; the minus is U+2212
  * @{ */

@@ -84,7 +84,12 @@ void section_method(const report_data *data, FILE *out);
 void section_limits(const report_data *data, FILE *out);
 /** @} */
 
-/** Sentences of `patterns` about a topic, of the experiments and between them, as a list; nothing if there are none. */
+/** @name Sentences of `patterns` about some topics, as a list; nothing if there are none
+ * @{ */
+/** Those between experiments, and those of the most redundant one. */
 void write_patterns(const report_data *data, FILE *out, const char *const *topics);
+/** Those of the other experiments, folded away. */
+void fold_patterns(const report_data *data, FILE *out, const char *const *topics);
+/** @} */
 
 #endif

@@ -161,10 +161,10 @@ static void draw_pair(const report_data *data, FILE *script, size_t kind) {
     size_t layers = layers_of(pair[0]) > layers_of(pair[1]) ? layers_of(pair[0]) : layers_of(pair[1]);
     range_of_pair(pair, &low, &high);
     file_name(name, "pair", kind);
-    svg_begin(script, name, WIDTH, 260);
+    svg_begin(script, name, WIDTH, 270);
     fprintf(script,
             "set lmargin at screen 0.115\nset rmargin at screen 0.99\nset tmargin at screen 0.9\nset bmargin at screen "
-            "0.19\n"
+            "0.21\n"
             "set border 1\nset tics scale 0\nset xrange [-0.6:%g]\nset yrange [%g:%g]\nset ytics autofreq\n"
             "set format y '%%g'\nset xlabel 'Layer' offset 0,0.5 textcolor rgb '" ROLE_MUTED "'\n"
             "set label 1 'per cent of pages' at screen 0.003,0.96 left textcolor rgb '" ROLE_MUTED "'\n"
@@ -209,7 +209,7 @@ static void range_of_distances(const report_data *data, double *low, double *hig
             }
         }
     }
-    *low = 0.1 * floor(10.0 * *low);
+    *low = 0.05 * floor(20.0 * *low);
     *high = 0.1 * ceil(10.0 * *high - 1e-9);
 }
 

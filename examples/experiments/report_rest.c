@@ -261,7 +261,7 @@ static void write_sentences(FILE *out, const json_t *list) {
     fputs("<ul>\n", out);
     json_array_foreach(list, index, sentence) {
         fputs("<li>", out);
-        html_sentence(out, sentence);
+        html_sentence(out, sentence, false);
         fputs("</li>\n", out);
     }
     fputs("</ul>\n", out);

@@ -61,7 +61,8 @@ static const char *const rules[] = {
     "border-bottom-color:var(--muted)}",
     "tbody th{font-weight:600}tbody th .small{display:block;font-weight:400;max-width:20rem}",
     ".n{text-align:right}.n .interval{display:block}", ".narrow{width:auto;min-width:min(100%,26rem)}",
-    ".scroll{overflow-x:auto;max-width:100%;margin:0 0 1rem}.scroll tbody th{min-width:6.5rem}",
+    ".scroll{overflow-x:auto;max-width:100%;margin:0 0 1rem}.scroll tbody th{overflow-wrap:normal}.scroll "
+    "caption{max-width:calc(100vw - 2rem)}",
     ".mark{min-width:9rem;width:31%}.cards thead th:first-child{width:22%}.mark.third{width:26%}",
     "svg{display:block;width:100%;height:auto;color:var(--ink)}svg text{font-family:inherit}",
     ".bar{height:.9rem;overflow:visible;margin:.28rem 0 .15rem}", ".bar *{vector-effect:non-scaling-stroke}",

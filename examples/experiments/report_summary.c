@@ -11,32 +11,52 @@
 /** Characters of a description. */
 #define MOST_DESCRIPTION 240
 
-void write_patterns(const report_data *data, FILE *out, const char *const *topics) {
-    bool begun = false;
-    for (size_t at = 0; at <= data->complete; at++) {
-        const report_row *row = at == 0 ? NULL : &data->rows[at - 1];
-        const json_t *list = row == NULL ? json_at(data->final, "patterns") : json_at(row->results, "patterns");
-        const json_t *pattern;
-        size_t index;
-        json_array_foreach(list, index, pattern) {
-            bool wanted = false;
-            for (const char *const *topic = topics; *topic != NULL; topic++)
-                wanted = wanted || strcmp(text_at(pattern, "pattern"), *topic) == 0;
-            if (!wanted)
-                continue;
-            fputs(begun ? "<li>" : "<ul class=\"patterns\">\n<li>", out);
-            begun = true;
-            if (row != NULL) {
-                fputs("<b>", out);
-                html_text(out, row->words);
-                fputs(".</b> ", out);
-            }
-            html_sentence(out, json_at(pattern, "text"));
-            fputs("</li>\n", out);
+/** Sentences of one list about some topics; whether the list of the page was begun. */
+static bool write_some(FILE *out, const json_t *list, const report_row *row, const char *const *topics, bool begun) {
+    const json_t *pattern;
+    size_t index;
+    json_array_foreach(list, index, pattern) {
+        bool wanted = false;
+        for (const char *const *topic = topics; *topic != NULL; topic++)
+            wanted = wanted || strcmp(text_at(pattern, "pattern"), *topic) == 0;
+        if (!wanted)
+            continue;
+        fputs(begun ? "<li>" : "<ul class=\"patterns\">\n<li>", out);
+        begun = true;
+        if (row != NULL) {
+            fputs("<b>", out);
+            html_text(out, row->words);
+            fputs(".</b> ", out);
         }
+        html_sentence(out, json_at(pattern, "text"), false);
+        fputs("</li>\n", out);
     }
+    return begun;
+}
+
+void write_patterns(const report_data *data, FILE *out, const char *const *topics) {
+    bool begun = write_some(out, json_at(data->final, "patterns"), NULL, topics, false);
+    if (data->complete > 0)
+        begun = write_some(out, json_at(data->rows[0].results, "patterns"), &data->rows[0], topics, begun);
     if (begun)
         fputs("</ul>\n", out);
+}
+
+void fold_patterns(const report_data *data, FILE *out, const char *const *topics) {
+    char *text = NULL;
+    size_t size = 0;
+    FILE *list = open_memstream(&text, &size);
+    bool begun = false;
+    if (list == NULL)
+        return;
+    for (size_t i = 1; i < data->complete; i++)
+        begun = write_some(list, json_at(data->rows[i].results, "patterns"), &data->rows[i], topics, begun);
+    if (fclose(list) == 0 && begun) {
+        fputs("<details><summary>The other experiments in words</summary>\n", out);
+        fwrite(text, 1, size, out);
+        fputs("</ul></details>\n", out);
+    }
+    free(text);
 }
 
 static void write_contents(const report_data *data, FILE *out) {
@@ -70,7 +90,7 @@ void section_answer(const report_data *data, FILE *out) {
         fputs("<ol>\n", out);
         json_array_foreach(answer, index, sentence) {
             fputs("<li>", out);
-            html_sentence(out, sentence);
+            html_sentence(out, sentence, true);
             fputs("</li>\n", out);
         }
         fputs("</ol>\n", out);
@@ -256,12 +276,27 @@ static void write_difference(FILE *out, const report_column *column, const repor
     html_estimate(out, estimate, number_percent, "points");
     if (isfinite(estimate->mean))
         fprintf(out, " <span class=\"verdict%s\">%s</span>", differs ? "" : " no",
-                differs ? "more than noise" : "may be noise");
+                differs                                            ? "more than noise"
+                : estimate->mean == 0.0 && !has_interval(estimate) ? "none seen"
+                                                                   : "may be noise");
     cell_end(out);
 }
 
+/** How far the verdicts can be trusted, or that not all are shown. */
+static void write_verdict_note(FILE *out, size_t count) {
+    if (count > MOST_PAIRS)
+        fprintf(out,
+                "<p class=\"note\">The %d largest of %zu differences; all are in <code>final_report.json</code>.</p>\n",
+                MOST_PAIRS, count);
+    else
+        fprintf(out,
+                "<p class=\"note\">With %zu comparison%s at 95\xc2\xa0%%, about one in twenty looks like a difference "
+                "where there is none.</p>\n",
+                count, count == 1 ? "" : "s");
+}
+
 void section_differences(const report_data *data, FILE *out) {
-    static const char *const topics[] = {"content", "temperature", NULL};
+    static const char *const topics[] = {"temperature", NULL}, *const contents[] = {"content", NULL};
     static const report_column columns[] = {
         {"More redundant, less redundant", ""}, {"Could be shared", "mark"}, {"Alike beyond chance", "mark"}};
     pair_row *pairs = calloc(json_array_size(json_at(data->final, "differences")) + 1, sizeof *pairs);
@@ -293,15 +328,9 @@ void section_differences(const report_data *data, FILE *out) {
         row_end(out);
     }
     table_end(out);
-    if (count > MOST_PAIRS)
-        fprintf(out,
-                "<p class=\"note\">The %d largest of %zu differences; all are in <code>final_report.json</code>.</p>\n",
-                MOST_PAIRS, count);
-    else
-        fprintf(out,
-                "<p class=\"note\">With %zu comparison%s at 95\xc2\xa0%%, about one in twenty looks like a difference "
-                "where there is none.</p>\n",
-                count, count == 1 ? "" : "s");
-    fputs("</section>\n", out);
+    write_verdict_note(out, count);
+    fputs("<details><summary>In words, experiment by experiment</summary>\n", out);
+    write_patterns(data, out, contents);
+    fputs("</details>\n</section>\n", out);
     free(pairs);
 }

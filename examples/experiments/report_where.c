@@ -164,6 +164,7 @@ void section_layers(const report_data *data, FILE *out) {
     }
     write_pair(data, out);
     write_patterns(data, out, topics);
+    fold_patterns(data, out, topics);
     write_layer_table(data, out);
     fputs("</section>\n", out);
 }
@@ -254,6 +255,22 @@ static void write_matrix(const report_data *data, FILE *out) {
     fputs("</tbody></table></div>\n", out);
 }
 
+/** Experiments with equal prompts share what belongs to the prompts, which must be said. */
+static void write_same_prompts(const report_data *data, FILE *out) {
+    for (size_t later = 1; later < data->complete; later++)
+        for (size_t earlier = 0; earlier < later; earlier++) {
+            const report_row *one = data->as_run[earlier], *other = data->as_run[later];
+            const json_t *prompts = json_at(one->results, "config/prompts");
+            if (json_array_size(prompts) == 0 || !json_equal(prompts, json_at(other->results, "config/prompts")))
+                continue;
+            fputs("<p class=\"note\">", out);
+            html_text(out, other->words);
+            fputs(" has the same prompts as ", out);
+            html_text(out, one->words);
+            fputs(": what they share are the pages of the prompts.</p>\n", out);
+        }
+}
+
 static void write_left_out(const report_data *data, FILE *out) {
     const json_t *left_out = json_at(data->final, "between_experiments/left_out"), *one;
     size_t index;
@@ -292,10 +309,13 @@ void section_places(const report_data *data, FILE *out) {
                "Share of bytes. A block with others in both places is in both columns.", scopes, scope_paths, 2, false,
                "main");
     write_matrix(data, out);
+    if (json_array_size(json_at(data->final, "between_experiments/pairs")) > 0)
+        write_same_prompts(data, out);
     write_left_out(data, out);
     write_bars(data, out, "Alike pages, by place in the sequence",
                "Share of the pages at that place that have an alike earlier page, chance included.", positions,
                position_paths, 3, true, "main");
+    fold_patterns(data, out, topics);
     fputs("</section>\n", out);
 }
 
@@ -372,6 +392,7 @@ void section_distance(const report_data *data, FILE *out) {
         fputs("</div>\n", out);
     }
     write_patterns(data, out, topics);
+    fold_patterns(data, out, topics);
     fputs("<details><summary>The numbers: similarity by distance</summary>\n", out);
     for (size_t i = 0; i < data->complete; i++)
         if (json_array_size(json_at(data->rows[i].results, "cache_analysis/distance/bins")) > 0)

@@ -31,6 +31,7 @@ int main(int count, char **arguments) {
         fprintf(stderr, "usage: report_page FOLDER OUTPUT_FOLDER\n");
         return EXIT_USAGE;
     }
+    watch_signals(); /* a gnuplot that does not read its script must not end this program */
     snprintf(path, sizeof path, "%s/final_report.json", arguments[1]);
     json_t *final_report = read_document(path);
     snprintf(path, sizeof path, "%s/*/results.json", arguments[1]);

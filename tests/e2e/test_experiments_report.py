@@ -500,6 +500,45 @@ def sentences_prompts_and_texts_are_there():
     require(all(not d.get("open") for d in elements(tree, "details")), "something is unfolded")
 
 
+@test
+def numbers_in_sentences_are_set_well():
+    with temporary() as work:
+        documents = Documents()
+        documents.final["answer"] = ["More by -1.5 points (-0.5 to 12) than x-7 % of 1,234.5 % (1 to 2) in layer 3. 8",
+                                     "at most 50 %, 7\u00a0% (6 to 8)", "-"]
+        tree = parse(page_of(documents, work))
+    items = elements(elements(by_id(tree, "answer"), "ol")[0], "li")
+    expected = "More by \u22121.5 points (\u22120.5 to 12) than x-7 % of 1,234.5 % (1 to 2) in layer 3. 8"
+    require(words(items[0]) == expected, words(items[0]))
+    bold = ["".join(b.itertext()) for item in items for b in elements(item, "b")]
+    require(bold == ["\u22121.5\u00a0points", "1,234.5\u00a0%", "7\u00a0%"], bold)
+    require(words(items[2]) == "-", words(items[2]))
+
+
+@test
+def equal_prompts_are_told():
+    with temporary() as work:
+        documents = Documents()
+        documents.results["high_temperature"]["config"]["prompts"] = documents.results["general_knowledge"]["config"][
+            "prompts"]
+        tree = parse(page_of(documents, work))
+    require("High temperature has the same prompts as General knowledge:" in words(by_id(tree, "places")), "not told")
+    require(words(by_id(tree, "places")).count("has the same prompts") == 1, "told of others")
+
+
+@test
+def no_difference_is_not_noise():
+    with temporary() as work:
+        documents = Documents()
+        for row in documents.final["differences"]:
+            if (row["a"], row["b"]) == ("general_knowledge", "high_temperature"):
+                row.update(difference=0.0, low=None, high=None, different=False)
+        tree = parse(page_of(documents, work))
+    rows = table(by_id(tree, "differences"), "Differences between each two experiments")
+    cells = rows["General knowledge over High temperature"]
+    require(words(cells["Could be shared"]) == "0 points none seen", words(cells["Could be shared"]))
+
+
 # ---------------------------------------------------------------------------------------------------------------------
 # Documents that are odd or hostile
 # ---------------------------------------------------------------------------------------------------------------------
@@ -521,8 +560,8 @@ def expected_text(text):
 
 def hostile_documents():
     documents = Documents()
-    for result in documents.results.values():
-        result["config"]["prompts"] = [HOSTILE] * documents.prompts
+    for name, result in documents.results.items():
+        result["config"]["prompts"] = [name + HOSTILE] * documents.prompts
         result["config"]["model"] = result["model"]["name"] = result["notes"] = HOSTILE
         result["notes"] = [HOSTILE]
         for repeat in result["outputs"]:
@@ -533,7 +572,7 @@ def hostile_documents():
     for row in documents.final["experiments"]:
         row["description"] = HOSTILE
         row["model"] = row["model"] and HOSTILE
-    documents.final["answer"] = [HOSTILE] * 3
+    documents.final["answer"] = [HOSTILE, HOSTILE, HOSTILE]
     documents.final["patterns"][0]["text"] = HOSTILE
     documents.final["environment"]["library_version"] = HOSTILE
     return documents
@@ -553,7 +592,8 @@ def hostile_texts_stay_texts():
     count = [collections.Counter(str(e.tag) for e in t.iter()) for t in (plain, tree)]
     require(count[0] == count[1], f"elements came or went: {count[1] - count[0]} {count[0] - count[1]}")
     blocks = ["".join(block.itertext()) for block in elements(tree, "pre")]
-    require(blocks.count(expected_text(HOSTILE)) == 4 * 6 + 1, "prompts or last words were changed")
+    require(blocks.count(expected_text(HOSTILE)) == 1, "last words were changed")
+    require(blocks.count("code_generation" + expected_text(HOSTILE)) == 6, "prompts were changed")
     require(blocks.count("\n" + expected_text(HOSTILE)) == 4 * 6 * 2, "outputs were changed")
 
 
@@ -998,9 +1038,9 @@ def main():
             print(f"failed: {function.__name__}:\n{traceback.format_exc()}", flush=True)
     if chromium.cache_info().currsize:
         chromium().__exit__()
-    if not only and passed + failed + skipped < 35:
+    if not only and passed + failed + skipped < 38:
         failed += 1
-        print(f"only {passed + failed + skipped} checks, at least 35 were expected")
+        print(f"only {passed + failed + skipped} checks, at least 38 were expected")
     print(f"test_experiments_report: {passed} passed, {failed} failed, {skipped} skipped")
     sys.exit(1 if failed else 0)
 
