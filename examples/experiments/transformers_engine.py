@@ -574,7 +574,8 @@ def find_rotation(model: Model, layers: list[tuple[torch.Tensor, torch.Tensor]])
     if said is None:
         model.notes.append("the rotation is one that kvsim.dump.v1 cannot say: views that undo it are left out")
         return {"rope_applied": "false"}
-    return {"rope_applied": "true", "rope_style": style, "rope_dims": str(2 * len(frequencies)), **said}
+    dims = {} if 2 * len(frequencies) == head_dim else {"rope_dims": str(2 * len(frequencies))}
+    return {"rope_applied": "true", "rope_style": style, **dims, **said}
 
 
 def claims_rotation(config: Any) -> bool:
