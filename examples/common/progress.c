@@ -89,7 +89,7 @@ static void draw(progress *display) {
         return;
     display->last_tenth = tenth;
     display->last_line = elapsed;
-    fprintf(stderr, "%s: %.0f %%, %s\n", display->what, 100.0 * share, counts);
+    fprintf(stderr, "%s: %.0f %%, %s, %s\n", display->what, 100.0 * share, counts, rest);
 }
 
 static void *draw_until_stopped(void *argument) {

@@ -79,8 +79,18 @@ static int find_runs(campaign *c, campaign_item *item, error_text *error) {
     return 0;
 }
 
-/** What the comparison between experiments is made from: a run of each that did not fail. NULL: fewer than two. */
-static char *make_between_stamp(const campaign *c, bool complete_only) {
+static bool has_not_failed(const campaign *c, const campaign_item *item) {
+    (void)c;
+    return item->failure == NULL;
+}
+
+static bool is_complete(const campaign *c, const campaign_item *item) {
+    (void)c;
+    return item_is_complete(item);
+}
+
+/** What a comparison between some experiments is made from: a run of each. [owned]; NULL: there are fewer than two. */
+static char *make_between_stamp(const campaign *c, bool (*takes_part)(const campaign *c, const campaign_item *item)) {
     char *text = NULL;
     size_t size, used = 0;
     FILE *memory = open_memstream(&text, &size);
@@ -88,7 +98,7 @@ static char *make_between_stamp(const campaign *c, bool complete_only) {
         return NULL;
     for (size_t i = 0; i < c->count; i++) {
         const campaign_item *item = &c->items[i];
-        if (item->failure != NULL || (complete_only && !item_is_complete(item)))
+        if (!takes_part(c, item))
             continue;
         fprintf(memory, "%s ", item->hashes[0]);
         used++;
@@ -105,13 +115,14 @@ static char *make_between_stamp(const campaign *c, bool complete_only) {
  * again, because there are other experiments now, that run is made again, too; it comes out the same.
  */
 static void renew_dumps(campaign *c) {
-    char *stamp = make_between_stamp(c, false);
+    char *stamp = make_between_stamp(c, has_not_failed);
     bool there = stamp == NULL || store_has_stamp(c->store, ALL_FOLDER, WORKER_BETWEEN, stamp);
     for (size_t i = 0; i < c->count && !there; i++) {
         campaign_item *item = &c->items[i];
         if (item->failure != NULL || item->runs[0] != WORK_DONE || store_has_dump(c->store, item->e->name, 0))
             continue;
         item->runs[0] = WORK_WAITING;
+        item->renewed = true;
         campaign_say(c,
                      "experiment %s: its first repeat is run again, since the comparison with the others needs its "
                      "cache",
@@ -179,13 +190,13 @@ static size_t count_complete(const campaign *c) {
 
 /** Compare the experiments with each other and write the report. */
 static void write_ending(campaign *c, bool with_comparison) {
-    c->between_stamp = make_between_stamp(c, true);
+    c->between_stamp = make_between_stamp(c, is_complete);
     bool there = c->between_stamp != NULL && store_has_stamp(c->store, ALL_FOLDER, WORKER_BETWEEN, c->between_stamp);
-    c->between = c->between_stamp == NULL || there || !with_comparison ? WORK_DONE : WORK_WAITING;
-    if (!there && !with_comparison) {
+    if (!there) {
         free(c->between_stamp);
-        c->between_stamp = NULL;
+        c->between_stamp = with_comparison ? make_between_stamp(c, item_is_comparable) : NULL;
     }
+    c->between = c->between_stamp == NULL || there ? WORK_DONE : WORK_WAITING;
     campaign_work(c, next_ending);
 }
 

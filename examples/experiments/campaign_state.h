@@ -30,6 +30,7 @@ typedef struct campaign_item {
     char (*hashes)[HASH_SIZE]; /**< [repeats] of the runs */
     work_state *runs;          /**< [repeats] */
     work_state results;
+    bool renewed;   /**< repeat 0 is complete, and run again for its dump */
     bool warned;    /**< of fields that have no effect */
     char *failure;  /**< why it failed; NULL: it has not */
     double seconds; /**< that its runs took in this process */
@@ -58,6 +59,9 @@ int64_t item_complete_runs(const campaign_item *item);
 
 /** Whether all runs of an experiment are complete and it has not failed. */
 bool item_is_complete(const campaign_item *item);
+
+/** Whether an experiment can be compared with others: it is complete and the dump of repeat 0 is there. */
+bool item_is_comparable(const campaign *c, const campaign_item *item);
 
 /** Note why an experiment failed, and say so. */
 void item_fail(campaign *c, campaign_item *item, const char *reason);

@@ -38,6 +38,10 @@ bool item_is_complete(const campaign_item *item) {
     return item->failure == NULL && item_complete_runs(item) == item->e->repeats;
 }
 
+bool item_is_comparable(const campaign *c, const campaign_item *item) {
+    return item_is_complete(item) && store_has_dump(c->store, item->e->name, 0);
+}
+
 void campaign_say(const campaign *c, const char *format, ...) {
     char text[ERROR_TEXT_SIZE], line[ERROR_TEXT_SIZE + sizeof PROGRAM + 2];
     va_list arguments;
@@ -126,11 +130,20 @@ static void set_flag(json_t *job, const char *name, bool value) {
     json_object_set_new(job, name, json_boolean(value));
 }
 
-/** Threads of one worker. */
-static int64_t count_threads(const campaign *c) {
+/** Threads of one analysis, whose outcome does not depend on them. */
+static int64_t count_analysis_threads(const campaign *c) {
     long cores = sysconf(_SC_NPROCESSORS_ONLN);
     int64_t share = (cores > 0 ? cores : 1) / c->options->jobs;
     return c->options->threads > 0 ? c->options->threads : share > 0 ? share : 1;
+}
+
+/**
+ * Threads of an engine; 0: as it likes. OpenBLAS rounds differently with another number of them, so the embedded engine
+ * has one unless the user says another number: outcomes then do not depend on the cores of the machine.
+ */
+static int64_t count_engine_threads(const campaign *c, const task *t) {
+    bool builtin = strcmp(c->items[t->item].e->engine, ENGINE_BUILTIN) == 0;
+    return c->options->threads == 0 && builtin ? 1 : c->options->threads;
 }
 
 /** What the worker must know of an experiment's runs, for results and reports. */
@@ -166,7 +179,7 @@ static size_t choose(const campaign *c, const task *t, const campaign_item **cho
         return 1;
     }
     for (size_t i = 0; i < c->count; i++)
-        if (strcmp(t->kind, WORKER_FINAL) == 0 || item_is_complete(&c->items[i]))
+        if (strcmp(t->kind, WORKER_FINAL) == 0 || item_is_comparable(c, &c->items[i]))
             chosen[count++] = &c->items[i];
     return count;
 }
@@ -176,7 +189,8 @@ static json_t *make_job(const campaign *c, const task *t, const campaign_item *c
     const campaign_options *options = c->options;
     json_t *job = json_object();
     json_t *runs = json_array();
-    json_object_set_new(job, "threads", json_integer(count_threads(c)));
+    json_object_set_new(job, "engine_threads", json_integer(count_engine_threads(c, t)));
+    json_object_set_new(job, "analysis_threads", json_integer(count_analysis_threads(c)));
     json_object_set_new(job, "seconds", json_real(options->time_limit));
     if (options->python != NULL)
         json_object_set_new(job, "python", json_string(options->python));
@@ -315,8 +329,14 @@ static void finish_run(campaign *c, task *t, int outcome, const error_text *text
     error_text reason = *text;
     if (outcome == 0)
         outcome = keep_run(c, t, &reason);
-    item->runs[t->repeat] = outcome == 0 ? WORK_DONE : WORK_WAITING;
-    if (outcome != 0) {
+    bool again = item->renewed && t->repeat == 0;
+    item->runs[t->repeat] = outcome == 0 || again ? WORK_DONE : WORK_WAITING;
+    if (outcome != 0 && again) {
+        char line[ERROR_TEXT_SIZE + 256];
+        snprintf(line, sizeof line, PROGRAM ": experiment %s is complete, but will not be compared with the others: %s",
+                 item->e->name, reason.text);
+        progress_print(c->display, line);
+    } else if (outcome != 0) {
         char failure[ERROR_TEXT_SIZE + 64];
         snprintf(failure, sizeof failure, "repeat %" PRId64 " of %" PRId64 ": %s", t->repeat + 1, item->e->repeats,
                  reason.text);
@@ -382,7 +402,7 @@ static void take_back(campaign *c, const task *t) {
     if (strcmp(t->kind, WORKER_PLAN) == 0)
         item->planned = WORK_WAITING;
     else if (strcmp(t->kind, WORKER_RUN) == 0)
-        item->runs[t->repeat] = WORK_WAITING;
+        item->runs[t->repeat] = item->renewed && t->repeat == 0 ? WORK_DONE : WORK_WAITING;
     else if (strcmp(t->kind, WORKER_RESULTS) == 0)
         item->results = WORK_WAITING;
     else if (strcmp(t->kind, WORKER_BETWEEN) == 0)

@@ -79,7 +79,10 @@ static const struct argp_option option_table[] = {
     {"python", KEY_PYTHON, "PATH", 0, "Python of the engine transformers; default: $KVSIM_PYTHON, else python3", 0},
     {"time-limit", KEY_TIME_LIMIT, "SECONDS", 0, "longest run of an engine; default: none", 0},
     {"jobs", KEY_JOBS, "N", 0, "runs at the same time; more than 1 disturbs the times that are measured; default 1", 0},
-    {"threads", KEY_THREADS, "N", 0, "of each run; default: the cores, shared among the jobs", 0},
+    {"threads", KEY_THREADS, "N", 0,
+     "of each run; default: 1 for the embedded engine, so that its outcome does not depend on the machine's cores (a "
+     "large model wants more), and the cores, shared among the jobs, for the analysis",
+     0},
     {NULL, 0, NULL, 0, "What is written", GROUP_OUTPUT},
     {"output-dir", KEY_OUTPUT_DIR, "DIR", 0, "folder of the results; default kvsim-experiments", 0},
     {"resume", KEY_RESUME, NULL, 0, "go on in a folder that holds results: what is complete is not done again", 0},

@@ -35,7 +35,7 @@ typedef struct campaign_options {
     const char *python; /**< of the engine `transformers`; NULL: $KVSIM_PYTHON, else python3 */
     double time_limit;  /**< seconds of one run of an engine; 0: none */
     int64_t jobs;       /**< runs at the same time */
-    int64_t threads;    /**< of one run; 0: the machine's cores shared among the jobs */
+    int64_t threads;    /**< of one run; 0: see --help */
     const char *output_dir;
     bool resume;
     bool keep_dumps;

@@ -82,7 +82,7 @@ static int write_document(const work *w, const char *name, const json_t *documen
 
 static engine_limits limits_of(work *w) {
     return (engine_limits){.seconds = json_number_value(json_object_get(w->job, "seconds")),
-                           .threads = (int32_t)job_integer(w, "threads"),
+                           .threads = (int32_t)job_integer(w, "engine_threads"),
                            .python = job_text(w, "python"),
                            .progress = tell_progress,
                            .progress_user = w};
@@ -110,7 +110,7 @@ static int run_engine(work *w) {
 
 static analysis_settings settings_of(work *w) {
     return (analysis_settings){
-        .threads = (uint32_t)job_integer(w, "threads"), .progress = tell_progress, .progress_user = w};
+        .threads = (uint32_t)job_integer(w, "analysis_threads"), .progress = tell_progress, .progress_user = w};
 }
 
 static int do_run(work *w) {
