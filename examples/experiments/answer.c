@@ -64,12 +64,14 @@ static double redundancy(const json_t *experiment) {
     return (isnan(saved) ? 0.0 : saved) + (isnan(alike) ? 0.0 : 1e-6 * alike);
 }
 
-/** The most (sign 1) or least (sign -1) redundant experiment; NULL if none is complete. */
+/** The most (sign 1) or least (sign -1) redundant experiment; of equals the first or the last. NULL if none is
+ * complete. */
 static const json_t *find_extreme(const json_t *experiments, double sign) {
     const json_t *experiment, *found = NULL;
     size_t index;
     json_array_foreach(experiments, index, experiment) {
-        if (is_complete(experiment) && (found == NULL || sign * redundancy(experiment) > sign * redundancy(found)))
+        if (is_complete(experiment) && (found == NULL || redundancy(experiment) * sign > redundancy(found) * sign ||
+                                        (sign < 0.0 && redundancy(experiment) == redundancy(found))))
             found = experiment;
     }
     return found;

@@ -1,0 +1,111 @@
+#!/usr/bin/env python3
+"""Do the intervals of kvsim-experiments hold the truth? Random, independent pages, many times over.
+
+usage: experiments_coverage.py KVSIM_EXPERIMENTS [SEEDS [REPEATS [PROMPTS]]]     (100, 3 and 12)
+
+Every experiment is a command that leaves a cache of independent normal numbers: there are no copies, nothing can be
+saved, and pages are alike by chance alone, which at pages of six elements happens to about one page in eight. So the
+excess over chance is 0, and so is the difference of any two experiments. Two models of what a prompt brings:
+
+- independent: every sequence of every repeat is drawn anew;
+- shared: the repeats of a prompt have the same cache. Who takes them for independent gets intervals that are too narrow.
+
+Minutes long, so it is run by name. The last line is `experiments_coverage: N passed, N failed, N skipped`; of 100
+intervals 90 to 99 must hold 0 (95 +- 2.2 is expected).
+"""
+import json
+import math
+import pathlib
+import subprocess
+import sys
+import tempfile
+
+try:
+    import numpy as np
+except ImportError:
+    np = None
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT / "tests" / "e2e"))
+from analyze_harness import dump_file  # noqa: E402
+
+PAGE_TOKENS, SIZE, PAGES = 3, 2, 8  # a page is 3 x 2 elements: chance makes some alike
+
+
+def dump(seed_of_sequence, prompts):
+    values = [np.random.default_rng(seed_of_sequence(s)).standard_normal((2, PAGES * PAGE_TOKENS * SIZE))
+              for s in range(prompts)]
+    return dump_file([PAGES * PAGE_TOKENS] * prompts, heads=1, size=SIZE, page_tokens=PAGE_TOKENS,
+                     value=lambda s, layer, kind, i: values[s][int(kind == "value"), i],
+                     metadata={"prompts": json.dumps([str(s) for s in range(prompts)])})
+
+
+def experiment(work, number, shared, repeats, prompts):
+    first = 1000 * number
+    for repeat in range(repeats):
+        part = 0 if shared else repeat
+        path = work / f"{first + repeat}.safetensors"
+        path.write_bytes(dump(lambda s: (number, part, s, int(shared)), prompts))
+    return {"name": f"random{number}", "prompts": [f"{number} {s}" for s in range(prompts)], "repeats": repeats,
+            "seed": first, "engine": "command", "page_tokens": PAGE_TOKENS, "max_tokens": 1,
+            "engine_command": f"cp '{work}'/$KVSIM_SEED.safetensors $KVSIM_OUTPUT_DIR/dump.safetensors"}
+
+
+def run(program, seeds, shared, repeats, prompts):
+    with tempfile.TemporaryDirectory() as folder:
+        work = pathlib.Path(folder)
+        experiments = [experiment(work, number, shared, repeats, prompts) for number in range(seeds)]
+        (work / "experiments.json").write_text(json.dumps(experiments))
+        # In pieces of 10, since every pair of a piece is compared.
+        reports = []
+        for first in range(0, seeds, 10):
+            names = ",".join(f"random{n}" for n in range(first, min(first + 10, seeds)))
+            subprocess.run([program, "--experiments", str(work / "experiments.json"), "--only", names, "--output-dir",
+                            str(work / f"out{first}"), "--no-plots", "--quiet"], check=True)
+            reports.append(json.loads((work / f"out{first}" / "final_report.json").read_text()))
+        return reports
+
+
+def holds_zero(low, high):
+    return low is not None and low <= 0 <= high
+
+
+def main():
+    if np is None or len(sys.argv) < 2:
+        sys.exit("skipped: NumPy is not installed" if np is None else __doc__)
+    seeds, repeats, prompts = (int(sys.argv[i]) if len(sys.argv) > i else d for i, d in ((2, 100), (3, 3), (4, 12)))
+    passed = failed = 0
+
+    def check(good, text):
+        nonlocal passed, failed
+        print(("passed: " if good else "failed: ") + text, flush=True)
+        passed, failed = passed + bool(good), failed + (not good)
+
+    def check_coverage(held, total, text):
+        low, high = 0.95 * total - 2.3 * math.sqrt(0.0475 * total), 0.95 * total + 1.9 * math.sqrt(0.0475 * total)
+        check(low <= held <= high, f"{text}: {held} of {total} intervals hold 0 (wanted: {low:.0f} to {high:.0f})")
+
+    for shared in (False, True):
+        model = "shared" if shared else "independent"
+        reports = run(sys.argv[1], seeds, shared, repeats, prompts)
+        rows = [row for report in reports for row in report["experiments"]]
+        copies = sum(row["headline"][metric]["both"]["mean"] for row in rows for metric in ("exact_share", "saved_share"))
+        check(len(rows) == seeds and copies == 0, f"{model}: {len(rows)} experiments, copies and savings {copies}")
+        shares = [row["headline"]["alike_share"]["both"]["mean"] for row in rows]
+        check(0.05 < np.mean(shares) < 0.6, f"{model}: {np.mean(shares):.3f} of the pages are alike by chance")
+        for kind in ("key", "value", "both"):
+            excess = [row["headline"]["alike_excess"][kind] for row in rows]
+            check_coverage(sum(holds_zero(e["low"], e["high"]) for e in excess), seeds, f"{model}, excess of {kind}")
+            width = np.mean([e["high"] - e["low"] for e in excess if e["low"] is not None])
+            print(f"    mean excess {np.mean([e['mean'] for e in excess]):.5f}, mean width {width:.4f}")
+        # Each experiment in one difference only, so that they are independent of each other.
+        differences = [row for report in reports for row in report["differences"]
+                       if row["metric"] == "alike_excess" and row["kind"] == "both" and "layer" not in row
+                       and int(row["a"][6:]) % 2 == 0 and int(row["b"][6:]) == int(row["a"][6:]) + 1]
+        check_coverage(sum(holds_zero(d["low"], d["high"]) for d in differences), len(differences),
+                       f"{model}, differences")
+    print(f"experiments_coverage: {passed} passed, {failed} failed, 0 skipped")
+    sys.exit(1 if failed else 0)
+
+
+main()
