@@ -1,7 +1,7 @@
-"""Documents of kvsim-experiments made up for tests of its report: final_report.json and the results.json of experiments.
+"""Documents of kvsim-experiments made up for tests of its report: final_report.json, and results.json of experiments.
 
-They follow docs/experiments-report-schema.json and docs/experiments-result-schema.json; the numbers are random, the same
-for the same seed.
+They follow docs/experiments-report-schema.json and docs/experiments-result-schema.json; the numbers are random, and
+the same for the same seed.
 """
 
 import json
@@ -14,7 +14,8 @@ SETTINGS = {"threshold": 0.9, "budget": 0.1, "best_view": "derotated_centered", 
             "null_repetitions": 20, "resamples": 4000, "confidence": 0.95}
 # Shares of bytes that could be shared, of exact copies, and of pages alike.
 SHARES = {"general_knowledge": (0.02, 0.001, 0.06), "repetitive_content": (0.21, 0.09, 0.48),
-          "code_generation": (0.06, 0.01, 0.19), "high_temperature": (0.0, 0.0, 0.02), "long_context": (0.03, 0.004, 0.11)}
+          "code_generation": (0.06, 0.01, 0.19), "high_temperature": (0.0, 0.0, 0.02),
+          "long_context": (0.03, 0.004, 0.11)}
 
 
 class Documents:
@@ -96,7 +97,8 @@ class Documents:
         places = {place: {kind: {"pages": self.spread(72, True)} | {key: self.estimate(alike * factor) for key in (
             "alike_share", "within_sequence_alike_share", "between_sequences_alike_share")} for kind in KINDS}
             for place, factor in (("first", 0.2), ("middle", 1.0), ("last", 1.4))}
-        bins = ("left_out_bytes", "exact_bytes", "ulp_bytes", "near_bytes", "unique_bytes", "seen_bytes", "metadata_bytes")
+        bins = ("left_out_bytes", "exact_bytes", "ulp_bytes", "near_bytes", "unique_bytes", "seen_bytes",
+                "metadata_bytes")
         lossless = ("bytes", "order0_bytes", "zstd_bytes", "coding_gain_bytes", "repetition_gain_bytes")
         return {"settings": SETTINGS,
                 "counts": {"sequences": self.prompts, "layers": self.layers, "kv_heads": 2, "head_dim": 32,
@@ -139,7 +141,8 @@ class Documents:
             "engine": {"name": "builtin", "version": "0.1.0"},
             "model": {"name": "tiny", "architecture": "LlamaForCausalLM", "layers": self.layers, "kv_heads": 2,
                       "head_dim": 32, "dtype": "bf16", "parameters": 2411712, "max_position": 2048, "vocabulary": 260},
-            "tokens": {key: self.spread(value, True) for key, value in (("prompt", 1800), ("output", 4608), ("cut", 0))},
+            "tokens": {key: self.spread(value, True)
+                       for key, value in (("prompt", 1800), ("output", 4608), ("cut", 0))},
             "memory_stats": self.memory(), "cache_analysis": self.analysis(name),
             "patterns": [{"pattern": "layers", "text": f"Likeness falls with depth in {name}: 12 % of layer 0.",
                           "figures": {"first": 0.12}},
@@ -197,8 +200,8 @@ class Documents:
                 a, b = (self.results[name]["cache_analysis"]["layers"][number][kind]["alike_excess"]["mean"]
                         for name in pair)
                 half = self.random.uniform(0, 2) * abs(a - b)
-                rows.append({"a": pair[0], "b": pair[1], "metric": "alike_excess", "kind": kind, "a_mean": a, "b_mean": b,
-                             "difference": a - b, "low": a - b - half, "high": a - b + half, "paired": False,
+                rows.append({"a": pair[0], "b": pair[1], "metric": "alike_excess", "kind": kind, "a_mean": a,
+                             "b_mean": b, "difference": a - b, "low": a - b - half, "high": a - b + half, "paired": False,
                              "different": abs(a - b) > half, "layer": number})
         return rows
 

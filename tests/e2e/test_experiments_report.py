@@ -1,205 +1,30 @@
 #!/usr/bin/env python3
-"""End-to-end tests of report.html: its text by an HTML parser of another house, its looks in a real browser.
+"""End-to-end tests of report.html: its text, by an HTML parser of another house.
 
 usage: test_experiments_report.py REPORT_PAGE [TEST]
 
-REPORT_PAGE (report_page.c) writes the page from documents that report_documents.py makes up. Needs Python 3.11; html5lib,
-jsonschema, gnuplot and a Chromium make more tests run, which are skipped, and counted, where they are absent. With
-$KVSIM_KEEP_PICTURES set to a folder, pictures of the page are left there to be looked at.
+REPORT_PAGE (report_page.c) writes the page from documents that report_documents.py makes up. Needs Python 3.11;
+html5lib, jsonschema and gnuplot make more tests run, which are skipped, and counted, where they are absent.
 The last line is `test_experiments_report: N passed, N failed, N skipped`.
 """
 
 import collections
-import contextlib
-import decimal
-import functools
 import json
 import os
-import pathlib
 import random
 import re
 import shutil
-import subprocess
-import sys
-import tempfile
-import traceback
-import warnings
 
-import browser
 from report_documents import Documents
+from report_harness import (HOSTILE, ROOT, Skip, by_id, elements, expect_estimate, expected_text, figures,
+                            hostile_documents, main, need_gnuplot, need_html5lib, page_of, parse, require,
+                            require_rounded, rounded, row_named, run, table, temporary, test, title,
+                            words)
 
-try:
-    import html5lib
-except ImportError:
-    html5lib = None
 try:
     import jsonschema
 except ImportError:
     jsonschema = None
-
-ROOT = pathlib.Path(__file__).resolve().parents[2]
-TIME_LIMIT = 300
-DASH = "\u2013"
-HOSTILE = ("</pre></details><script>alert(1)</script><img src='http://127.0.0.1:9/a.png' onerror=alert(2)>"
-           "<svg/onload=alert(3)>\"'`&lt;&amp;<!--]]>--\u202eback\u2066\u0000\u0007\u001b[31m\u007f\u0085\ufeff"
-           "{{7*7}}${x}<style>*{display:none}</style><base href='http://127.0.0.1:9/'>\U0001f600 <a href='javascript:1'>")
-program = None
-tests = []
-
-
-class Failure(Exception):
-    """A check that did not hold."""
-
-
-class Skip(Exception):
-    """A test that cannot run here."""
-
-
-def require(condition, text):
-    if not condition:
-        raise Failure(text)
-
-
-def test(function):
-    tests.append(function)
-    return function
-
-
-@contextlib.contextmanager
-def temporary():
-    with tempfile.TemporaryDirectory() as folder:
-        yield pathlib.Path(folder)
-
-
-def run(folder, output, path=None, limit_file_bytes=None):
-    def prepare():
-        import resource
-        if limit_file_bytes is not None:
-            resource.setrlimit(resource.RLIMIT_FSIZE, (limit_file_bytes, limit_file_bytes))
-            import signal
-            signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-
-    environment = os.environ | ({"PATH": path} if path is not None else {})
-    return subprocess.run([program, str(folder), str(output)], capture_output=True, text=True, timeout=TIME_LIMIT,
-                          env=environment, preexec_fn=prepare)
-
-
-def page_of(documents, work, **others):
-    """Write the documents and the page; the page's text."""
-    done = run(documents.write(work / "documents"), work / "out", **others)
-    require(done.returncode == 0 and done.stderr == "", f"exit status {done.returncode}: {done.stderr}")
-    require(os.listdir(work / "out") == ["report.html"], f"left behind: {os.listdir(work / 'out')}")
-    return (work / "out" / "report.html").read_text(encoding="utf-8")
-
-
-def need_gnuplot():
-    if shutil.which("gnuplot") is None:
-        raise Skip("gnuplot is not installed")
-
-
-def need_html5lib():
-    if html5lib is None:
-        raise Skip("html5lib is not installed")
-
-
-def need_browser():
-    if browser.find() is None:
-        raise Skip("chromium is not installed")
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# The page as a tree
-# ---------------------------------------------------------------------------------------------------------------------
-
-
-def parse(text):
-    """The tree of a page that a strict parser finds nothing wrong with; names without namespaces."""
-    need_html5lib()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        parser = html5lib.HTMLParser(strict=False, namespaceHTMLElements=False)
-        tree = parser.parse(text)
-    require(not parser.errors, f"not valid HTML: {parser.errors[:3]}")
-    for element in tree.iter():
-        if isinstance(element.tag, str):
-            element.tag = re.sub(r"\{.*\}", "", element.tag)
-    return tree
-
-
-def elements(tree, name):
-    return [element for element in tree.iter() if element.tag == name]
-
-
-def words(element):
-    return " ".join("".join(element.itertext()).split())
-
-
-def by_id(tree, name):
-    return next(element for element in tree.iter() if element.get("id") == name)
-
-
-def table(section, caption):
-    """Cells of the table with a caption: {row: {column: element}}."""
-    for found in elements(section, "table"):
-        if words(next(iter(elements(found, "caption")), found)).startswith(caption):
-            break
-    else:
-        raise Failure(f"there is no table '{caption}'")
-    heads = [words(head) for head in elements(elements(found, "thead")[0], "th")]
-    rows = {}
-    for row in elements(elements(found, "tbody")[0], "tr"):
-        cells = [cell for cell in row if cell.tag in ("th", "td")]
-        rows[words(cells[0])] = dict(zip(heads, cells))
-    return rows
-
-
-def row_named(rows, name):
-    return next(cells for key, cells in rows.items() if key.startswith(name))
-
-
-def figures(cell):
-    """(value, text) of every `data` element in a cell."""
-    return [(float(element.get("value")), words(element)) for element in elements(cell, "data")]
-
-
-def rounded(value, digits):
-    number = decimal.Decimal(repr(value)).quantize(decimal.Decimal(1).scaleb(-digits), decimal.ROUND_HALF_EVEN)
-    return ("\u2212" if number < 0 else "") + str(abs(number))
-
-
-def percent(share):
-    value = 100 * share
-    return "0" if abs(value) < 0.005 else rounded(value, 2 if abs(value) < 0.995 else 1)
-
-
-def title(name):
-    return name.replace("_", " ").replace("-", " ").capitalize()
-
-
-def close(text, expected):
-    """Whether two texts agree, but for a rounding of the last digit to either side."""
-    pattern = r"\u2212?[\d,]*\.?\d+"
-    if re.sub(pattern, "#", text) != re.sub(pattern, "#", expected):
-        return False
-    for one, other in zip(re.findall(pattern, text), re.findall(pattern, expected)):
-        numbers = [decimal.Decimal(x.replace("\u2212", "-").replace(",", "")) for x in (one, other)]
-        if one != other and abs(numbers[0] - numbers[1]) > decimal.Decimal(1).scaleb(numbers[1].as_tuple().exponent):
-            return False
-    return True
-
-
-def expect_estimate(cell, estimate, unit, number=0):
-    """A cell shows a mean and, if there is one, its interval; the mean's full value is in the `data` element."""
-    value, text = figures(cell)[number]
-    require(value == estimate["mean"], f"{value} on the page, {estimate['mean']} in the document")
-    expected = f"{percent(estimate['mean'])} {unit}".strip()
-    require(close(text, expected), f"'{text}' on the page, not '{expected}'")
-    intervals = [words(e) for e in cell.iter() if e.get("class") == "interval"]
-    if estimate["low"] is None:
-        require(number >= len(intervals), f"an interval that does not exist: {intervals}")
-        return
-    expected = f"({percent(estimate['low'])} to {percent(estimate['high'])})"
-    require(close(intervals[number], expected), f"'{intervals[number]}' on the page, not '{expected}'")
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -437,7 +262,7 @@ def numbers_of_distance_are_those_of_the_documents():
                 cell = cells[f"{kind.capitalize()}s: mean cosine"]
                 value, text = figures(cell)[0]
                 require(value == row[kind]["mean_cosine"]["mean"], "cosine")
-                require(close(text, rounded(value, 2)), f"{text} for {value}")
+                require_rounded(text, value, rounded(value, 2))
                 expect_estimate(cells[f"{kind.capitalize()}s: alike, %"], row[kind]["alike_share"], "")
 
 
@@ -544,40 +369,6 @@ def no_difference_is_not_noise():
 # ---------------------------------------------------------------------------------------------------------------------
 
 
-def expected_text(text):
-    """What becomes of a text on the page: control characters are shown, those that disguise are replaced."""
-    def one(c):
-        code = ord(c)
-        if code < 0x20 and c not in "\n\t":
-            return chr(0x2400 + code)
-        if code == 0x7f:
-            return "\u2421"
-        if 0x80 <= code < 0xa0 or 0x202a <= code <= 0x202e or 0x2066 <= code <= 0x2069 or code in (0x2028, 0x2029, 0xfeff):
-            return "\ufffd"
-        return c
-    return "".join(map(one, text))
-
-
-def hostile_documents():
-    documents = Documents()
-    for name, result in documents.results.items():
-        result["config"]["prompts"] = [name + HOSTILE] * documents.prompts
-        result["config"]["model"] = result["model"]["name"] = result["notes"] = HOSTILE
-        result["notes"] = [HOSTILE]
-        for repeat in result["outputs"]:
-            for sequence in repeat["sequences"]:
-                sequence["output"] = "\n" + HOSTILE
-        result["patterns"][0]["text"] = HOSTILE
-    documents.fail("long_context", HOSTILE)
-    for row in documents.final["experiments"]:
-        row["description"] = HOSTILE
-        row["model"] = row["model"] and HOSTILE
-    documents.final["answer"] = [HOSTILE, HOSTILE, HOSTILE]
-    documents.final["patterns"][0]["text"] = HOSTILE
-    documents.final["environment"]["library_version"] = HOSTILE
-    return documents
-
-
 @test
 def hostile_texts_stay_texts():
     benign = Documents()
@@ -659,7 +450,7 @@ def what_gnuplot_draws_is_cleaned():
         tags = collections.Counter(e.tag for e in drawn.iter())
         require(tags == {"svg": 1, "g": 1, "path": 1, "rect": 1, "circle": 1, "text": 1}, tags)
         for element in drawn.iter():
-            allowed = {"viewBox", "role", "aria-label", "class", "d", "x", "y", "width", "height", "r", "fill", "stroke"}
+            allowed = set("viewBox role aria-label class d x y width height r fill stroke".split())
             require(set(element.attrib) <= allowed, element.attrib)
             require("alert" not in str(element.attrib) and "url(" not in str(element.attrib), element.attrib)
         require(elements(drawn, "path")[0].get("class") == "s-key f-ink", elements(drawn, "path")[0].attrib)
@@ -670,8 +461,8 @@ def what_gnuplot_draws_is_cleaned():
 @test
 def a_picture_cut_short_is_left_out():
     for broken in ("<svg viewBox='0 0 9 9'><g><text>half", "<svg viewBox='0 0 9 9'></g></svg>", "no picture",
-                   "<svg viewBox='0 0 9 9'>" + "<g>" * 99 + "</g>" * 99 + "</svg>", "<svg viewBox='0 0 9 9'><path d='M0",
-                   "<svg viewBox='0 0 9 9'><!-- ", ""):
+                   "<svg viewBox='0 0 9 9'>" + "<g>" * 99 + "</g>" * 99 + "</svg>",
+                   "<svg viewBox='0 0 9 9'><path d='M0", "<svg viewBox='0 0 9 9'><!-- ", ""):
         script = "#!/bin/sh\n/bin/cat > /dev/null\n" + "".join(
             f"printf %s \"{broken}\" > {name}-{number}.svg\n"
             for name in ("layers", "pair", "distance") for number in range(5))
@@ -769,281 +560,5 @@ def many_long_texts_are_cut_and_it_is_said():
     require("code_generation/results.json" in words(by_id(tree, "texts")), "where the rest is, is not said")
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# In a browser
-# ---------------------------------------------------------------------------------------------------------------------
-
-@functools.cache
-def chromium():
-    return browser.Browser()
-
-
-def keep(name, content):
-    """Leave a picture to be looked at."""
-    folder = os.environ.get("KVSIM_KEEP_PICTURES")
-    if folder:
-        (pathlib.Path(folder) / name).write_bytes(content)
-
-
-UNFOLD = "document.querySelectorAll('details').forEach(part => part.open = true)"
-SIZE = "({needed: document.documentElement.scrollWidth, width: innerWidth, height: document.documentElement.scrollHeight})"
-# Text that reaches out of the page, or out of a parent that does not scroll.
-OUTSIDE = """[...document.querySelectorAll('main *')].filter(e => e.getClientRects().length && !e.closest('.scroll, thead')
-  && !e.ownerSVGElement?.matches(':not(.bar)')
-  && (e.getBoundingClientRect().right > innerWidth + 1 || e.getBoundingClientRect().left < -1)).map(e => e.outerHTML
-  .slice(0, 150))"""
-# Words broken into columns of letters.
-NARROW = """[...document.querySelectorAll('th, td, h1, h2, h3, li, p, summary, dd')].filter(e => e.getClientRects().length &&
-  !e.closest('.cards thead') && e.textContent.trim().length > 6 && e.clientWidth < 40).map(e => e.outerHTML.slice(0, 150))"""
-# For each piece of text: the contrast with the nearest background, or in a heat map with the cell that it lies on.
-CONTRAST = """(() => {
-  const canvas = document.createElement('canvas').getContext('2d', {willReadFrequently: true});
-  const rgb = color => { canvas.clearRect(0, 0, 1, 1); canvas.fillStyle = color; canvas.fillRect(0, 0, 1, 1);
-    return [...canvas.getImageData(0, 0, 1, 1).data]; };
-  const light = ([r, g, b]) => [r, g, b].map(v => (v /= 255) <= .04045 ? v / 12.92 : ((v + .055) / 1.055) ** 2.4)
-    .reduce((sum, v, i) => sum + v * [.2126, .7152, .0722][i], 0);
-  const ratio = (a, b) => { const [x, y] = [light(a), light(b)].sort((p, q) => q - p); return (x + .05) / (y + .05); };
-  const ground = element => { for (let e = element; e; e = e.parentElement) {
-    const color = rgb(getComputedStyle(e).backgroundColor); if (color[3] == 255) return color; }
-    return [255, 255, 255]; };
-  const poor = []; let count = 0;
-  const walker = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
-  for (let node; node = walker.nextNode();) {
-    const e = node.parentElement;
-    if (!node.data.trim() || !e.getClientRects().length) continue;
-    const style = getComputedStyle(e), drawn = !!e.closest('svg');
-    const box = e.getBoundingClientRect();
-    let behind = ground(e);
-    if (drawn) for (const cell of e.closest('svg').querySelectorAll('[class*=f-heat]')) {
-      const c = cell.getBoundingClientRect();
-      if (box.left >= c.left - 1 && box.right <= c.right + 1 && box.top >= c.top - 3 && box.bottom <= c.bottom + 3)
-        behind = rgb(getComputedStyle(cell).fill); }
-    const value = ratio(rgb(drawn ? style.fill : style.color), behind);
-    count++;
-    if (value < 4.5) poor.push(value.toFixed(2) + ' ' + node.data.trim().slice(0, 40));
-  }
-  return {poor, count}; })()"""
-
-
-def opened(documents, work, **look):
-    need_browser()
-    path = work / "out" / "report.html"
-    if not path.exists():
-        page_of(documents, work)
-    page = chromium().open(path, **look)
-    return page
-
-
-def expect_quiet(page, path):
-    require(page.requests == [path.resolve().as_uri()], f"requests: {page.requests}")
-    require(page.complaints == [], f"the console says: {page.complaints}")
-
-
-@test
-def the_browser_would_notice():
-    """What the next tests look for is found where it is."""
-    need_browser()
-    with temporary() as work:
-        path = work / "page.html"
-        path.write_text("<!DOCTYPE html><img src='http://127.0.0.1:9/a.png'><script>console.log('hello');missing()</script>"
-                        "<p style='width:2000px;color:#ccc'>wide and pale</p>")
-        page = chromium().open(path, width=390)
-        require(len(page.requests) == 2, page.requests)
-        require(len(page.complaints) >= 2, page.complaints)
-        size = page.evaluate(SIZE)
-        require(size["needed"] > 390, size)
-        require(page.evaluate(CONTRAST)["poor"] != [], "pale text was not noticed")
-        page.close()
-
-
-@test
-def nothing_leaves_the_file_and_nothing_is_complained_of():
-    with temporary() as work:
-        page = opened(Documents(), work)
-        page.evaluate(UNFOLD)
-        page.picture()
-        expect_quiet(page, work / "out" / "report.html")
-        page.close()
-
-
-@test
-def hostile_texts_do_nothing_in_a_browser():
-    with temporary() as work:
-        page = opened(hostile_documents(), work)
-        page.evaluate(UNFOLD)
-        page.picture()
-        expect_quiet(page, work / "out" / "report.html")
-        require(page.evaluate("document.scripts.length + document.images.length") == 0, "scripts or images")
-        require(page.evaluate("getComputedStyle(document.querySelector('h1')).display") == "block", "a style came in")
-        page.close()
-
-
-@test
-def the_policy_stops_what_should_not_be_there():
-    with temporary() as work:
-        need_browser()
-        text = page_of(Documents(), work)
-        path = work / "out" / "report.html"
-        path.write_text(text.replace("<main>", "<main><img id=spy src='http://127.0.0.1:9/a.png'><script>"
-                                     "document.title = 'taken'</script>", 1))
-        page = chromium().open(path)
-        require(page.evaluate("document.title") != "taken", "a script ran")
-        require(page.evaluate("document.getElementById('spy').naturalWidth") == 0, "an image was loaded")
-        require(any("Content Security Policy" in text for text in page.complaints), page.complaints)
-        page.close()
-
-
-@test
-def fits_every_width_light_and_dark():
-    with temporary() as work:
-        documents = Documents()
-        documents.fail("long_context", "killed by signal 9")
-        path = work / "out" / "report.html"
-        for width in (320, 390, 768, 1280):
-            for dark in (False, True):
-                page = opened(documents, work, width=width, dark=dark)
-                for unfolded in (False, True):
-                    if unfolded:
-                        page.evaluate(UNFOLD)
-                    size = page.evaluate(SIZE)
-                    require(size["needed"] <= width == size["width"], f"{size} at a width of {width}")
-                    outside = page.evaluate(OUTSIDE)
-                    require(not outside, f"outside of the page at a width of {width}: {outside[:3]}")
-                    narrow = page.evaluate(NARROW)
-                    require(not narrow, f"too narrow at a width of {width}: {narrow[:3]}")
-                    hidden = page.evaluate("document.querySelector('.cards thead').getBoundingClientRect().width") <= 1
-                    require(hidden == (width < 700), f"heads of columns are shown or hidden at a width of {width}")
-                    page.look(width, min(size["height"], 12000), dark)
-                    picture = page.picture(whole=False)
-                    keep(f"report-{width}-{'dark' if dark else 'light'}{'-unfolded' if unfolded else ''}.png", picture)
-                    require(picture[:4] == b"\x89PNG" and len(picture) > 50000, f"a picture of {len(picture)} bytes")
-                background = page.evaluate("getComputedStyle(document.body).backgroundColor")
-                levels = list(map(int, re.findall(r"\d+", background)))[:3]
-                require((max(levels) < 60) == dark and (min(levels) > 200) != dark, f"background {background}")
-                expect_quiet(page, path)
-                page.close()
-
-
-@test
-def many_layers_and_long_names_fit():
-    shares = {f"an_experiment_with_a_long_name_number_{n}_{'x' * 20}": (0.01 * n, 0.0, 0.03 * n) for n in range(9)}
-    shares["W" * 64] = (0.2, 0.0, 0.3)
-    with temporary() as work:
-        documents = Documents(shares=shares, layers=64, prompts=2)
-        for width in (320, 390, 1280):
-            page = opened(documents, work, width=width)
-            page.evaluate(UNFOLD)
-            size = page.evaluate(SIZE)
-            require(size["needed"] <= width, f"{size} at a width of {width}")
-            outside = page.evaluate(OUTSIDE)
-            require(not outside, f"outside of the page at a width of {width}: {outside[:3]}")
-            narrow = page.evaluate(NARROW)
-            require(not narrow, f"too narrow at a width of {width}: {narrow[:3]}")
-            page.look(width, min(size["height"], 12000))
-            keep(f"many-{width}.png", page.picture(whole=False))
-            page.close()
-
-
-@test
-def letters_have_contrast():
-    with temporary() as work:
-        documents = Documents()
-        documents.fail("long_context", "killed by signal 9")
-        for dark in (False, True):
-            page = opened(documents, work, dark=dark)
-            page.evaluate(UNFOLD)
-            found = page.evaluate(CONTRAST)
-            require(found["count"] > 1000, f"only {found['count']} texts were looked at")
-            require(not found["poor"], f"{'dark' if dark else 'light'}: {found['poor'][:5]}")
-            page.close()
-
-
-@test
-def prints():
-    with temporary() as work:
-        page = opened(Documents(), work, dark=True)
-        paper = page.paper()
-        keep("report.pdf", paper)
-        pages = len(re.findall(rb"/Type\s*/Page\b", paper))
-        require(paper[:5] == b"%PDF-" and 3 <= pages <= 20, f"{len(paper)} bytes, {pages} pages")
-        page.look(700, 900, dark=True, media="print")
-        require(page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)",
-                "dark paper")
-        size = page.evaluate(SIZE)
-        require(size["needed"] <= 700, f"{size} on paper")
-        expect_quiet(page, work / "out" / "report.html")
-        page.close()
-
-
-@test
-def keyboard_reaches_what_folds_in_order():
-    with temporary() as work:
-        page = opened(Documents(), work)
-        expected = page.evaluate("document.querySelectorAll('main > section > details > summary').length")
-        seen = []
-        for _ in range(80):
-            page.call("Input.dispatchKeyEvent", type="keyDown", key="Tab", code="Tab", windowsVirtualKeyCode=9)
-            page.call("Input.dispatchKeyEvent", type="keyUp", key="Tab", code="Tab", windowsVirtualKeyCode=9)
-            place = page.evaluate("(() => { const e = document.activeElement; return [e.tagName, "
-                                  "e.getBoundingClientRect().top + scrollY, e.innerText.slice(0, 40)]; })()")
-            if place[0] == "BODY":
-                break
-            seen.append(place)
-        require(seen[0][2] == "To the answer", f"first stop: {seen[0]}")
-        summaries = [place for place in seen if place[0] == "SUMMARY"]
-        require(len(summaries) == expected > 8, f"{len(summaries)} of {expected} folded parts are reached")
-        tops = [place[1] for place in seen[1:]]
-        require(tops == sorted(tops), "the order of the keyboard is not that of the page")
-        page.call("Input.dispatchKeyEvent", type="keyDown", key="Tab", code="Tab", windowsVirtualKeyCode=9, modifiers=8)
-        page.close()
-
-
-@test
-def tables_stay_tables_on_a_phone():
-    """A style sheet that makes cards of rows must not take the table from those who hear it."""
-    with temporary() as work:
-        for width in (390, 1280):
-            page = opened(Documents(), work, width=width)
-            page.call("Accessibility.enable")
-            nodes = page.call("Accessibility.getFullAXTree")["nodes"]
-            roles = collections.Counter(n["role"]["value"] for n in nodes if not n.get("ignored") and "role" in n)
-            require(roles["table"] >= 7, f"at {width}: {roles}")
-            require(roles["rowheader"] >= 30 and roles["columnheader"] >= 20, f"at {width}: {roles}")
-            for node in nodes:
-                if not node.get("ignored") and node.get("role", {}).get("value") in ("image", "img"):
-                    require(len(node["name"]["value"]) > 20, "a picture without a name")
-            page.close()
-
-
-def main():
-    global program
-    program = sys.argv[1] if len(sys.argv) > 1 else sys.exit(__doc__)
-    program = os.path.abspath(program)
-    only = sys.argv[2] if len(sys.argv) > 2 else ""
-    passed = failed = skipped = 0
-    for function in tests:
-        if only not in function.__name__:
-            continue
-        try:
-            function()
-            passed += 1
-        except Skip as reason:
-            skipped += 1
-            print(f"skipped: {function.__name__}: {reason}", flush=True)
-        except Failure as reason:
-            failed += 1
-            print(f"failed: {function.__name__}: {reason}", flush=True)
-        except Exception:
-            failed += 1
-            print(f"failed: {function.__name__}:\n{traceback.format_exc()}", flush=True)
-    if chromium.cache_info().currsize:
-        chromium().__exit__()
-    if not only and passed + failed + skipped < 38:
-        failed += 1
-        print(f"only {passed + failed + skipped} checks, at least 38 were expected")
-    print(f"test_experiments_report: {passed} passed, {failed} failed, {skipped} skipped")
-    sys.exit(1 if failed else 0)
-
-
 if __name__ == "__main__":
-    main()
+    main("test_experiments_report", 28, __doc__)
