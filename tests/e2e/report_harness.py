@@ -178,6 +178,7 @@ def expect_estimate(cell, estimate, unit, number=0):
     value, text = figures(cell)[number]
     require(value == estimate["mean"], f"{value} on the page, {estimate['mean']} in the document")
     require(text.endswith(unit), f"'{text}' without its unit '{unit}'")
+    require("-" not in words(cell), f"a hyphen for a minus: {words(cell)}")
     require_percent(text.removesuffix(unit).strip(), estimate["mean"])
     intervals = [words(e) for e in cell.iter() if e.get("class") == "interval"]
     if estimate["low"] is None:
