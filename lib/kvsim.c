@@ -66,9 +66,10 @@ static kvsim_status check_options(kvsim__base *base, const kvsim_options *option
     if (options->backend < KVSIM_BACKEND_AUTO || options->backend > KVSIM_BACKEND_CUDA) {
         return kvsim__fail(base, KVSIM_E_INVALID, "backend %d is none of KVSIM_BACKEND_*", options->backend);
     }
-    if (options->backend == KVSIM_BACKEND_CUDA) {
-        return kvsim__fail(base, KVSIM_E_BACKEND,
-                           "backend cuda is not available: this build has no CUDA backend; use auto or cpu");
+    if (options->device_ordinal < 0 || options->device_duty_percent > 100) {
+        return kvsim__fail(base, KVSIM_E_INVALID,
+                           "device_ordinal %d must not be negative, device_duty_percent %u not above 100",
+                           options->device_ordinal, options->device_duty_percent);
     }
     if (options->log_level < 0 || options->log_level > KVSIM_LOG_DEBUG) {
         return kvsim__fail(base, KVSIM_E_INVALID, "log_level %d is none of KVSIM_LOG_*", options->log_level);
@@ -100,7 +101,14 @@ kvsim_status kvsim_ctx_create(const kvsim_options *from, kvsim_ctx **out) {
         } else {
             ctx->base = base;
             kvsim__store_init(&ctx->store);
-            *out = ctx;
+            kvsim__accelerator_init(&ctx->accelerator, &ctx->base, &options);
+            status = options.backend == KVSIM_BACKEND_CUDA ? kvsim__accelerator_open(&ctx->accelerator) : KVSIM_OK;
+            if (status == KVSIM_OK) {
+                *out = ctx;
+            } else {
+                memcpy(base.error, ctx->base.error, sizeof base.error);
+                kvsim_ctx_destroy(ctx);
+            }
         }
     }
     if (status != KVSIM_OK && options.error_buffer != NULL && options.error_buffer_size > 0) {
@@ -113,6 +121,7 @@ void kvsim_ctx_destroy(kvsim_ctx *ctx) {
     if (ctx != NULL) {
         kvsim__base base = ctx->base;
         kvsim__store_clear(&base, &ctx->store);
+        kvsim__accelerator_close(&ctx->accelerator);
         kvsim__release(&base, ctx, 1, sizeof *ctx);
     }
 }
@@ -140,7 +149,7 @@ kvsim_status kvsim_add_pages(kvsim_ctx *ctx, const kvsim_pages *from) {
         return kvsim__fail(&ctx->base, status, "struct_size %u is not that of a kvsim_pages this library knows",
                            from->struct_size);
     }
-    return kvsim__store_add(&ctx->base, &ctx->store, &pages);
+    return kvsim__store_add(&ctx->base, &ctx->store, &ctx->accelerator, &pages);
 }
 
 uint64_t kvsim_page_count(const kvsim_ctx *ctx) {

@@ -152,11 +152,17 @@ typedef struct kvsim_options {
     /** Buffer that receives the reason when `kvsim_ctx_create` fails (there is no context to ask). NULL: none. */
     char *error_buffer;
     uint64_t error_buffer_size; /**< bytes of `error_buffer`, terminating NUL included */
+    int32_t device_ordinal;     /**< number of the CUDA device */
+    /** Share of the time in which kernels may run on the device, in per cent, 1..100; 0 = 100. */
+    uint32_t device_duty_percent;
+    /** Most bytes of the device's memory that are taken at a time, borrowed tensors apart; 0 = half of what is free
+     * when the device is opened. */
+    uint64_t device_memory_bytes;
 } kvsim_options;
 
 /** All defaults. */
 #define KVSIM_OPTIONS_INIT                                                                                             \
-    { sizeof(kvsim_options), 0, 0, 0, NULL, NULL, NULL, NULL, NULL, NULL, 0 }
+    { sizeof(kvsim_options), 0, 0, 0, NULL, NULL, NULL, NULL, NULL, NULL, 0, 0, 0, 0 }
 
 /**
  * Fill a struct with its defaults; for languages that cannot use the macro.
@@ -335,13 +341,16 @@ typedef struct kvsim_pages {
     /** Tokens of a page, for KVSIM_LAYOUT_OPAQUE only (0 = 1). */
     int32_t page_tokens;
     int32_t reserved; /**< 0 */
+    /** CUDA stream (`cudaStream_t`) that tensors on a device were written on: what is queued there is waited for, on
+     * the device. NULL: the legacy default stream. */
+    void *stream;
 } kvsim_pages;
 
 /** All defaults. */
 #define KVSIM_PAGES_INIT                                                                                               \
     {                                                                                                                  \
         sizeof(kvsim_pages), 0, 0, 0, 0, 0, 0, NULL, NULL, NULL, NULL, NULL, 0, 0, 0, NULL, 0, NULL, NULL, NULL, NULL, \
-            NULL, 0, 0                                                                                                 \
+            NULL, 0, 0, NULL                                                                                           \
     }
 
 /**
@@ -359,7 +368,8 @@ KVSIM_API void kvsim_pages_init(kvsim_pages *pages);
  * @param pages read during the call; with KVSIM_PAGES_BORROW its tensors must live on
  * @return KVSIM_OK; KVSIM_E_INVALID (shapes that do not fit the layout, a block outside the tensor, a fill
  *         outside 1..N, the same page with another fill, a size that overflows); KVSIM_E_NOMEM;
- *         KVSIM_E_UNSUPPORTED (element type, device)
+ *         KVSIM_E_UNSUPPORTED (element type, device type, a CUDA tensor in a context of the CPU); KVSIM_E_BACKEND (a
+ *         CUDA tensor, and no device can be had, or it has failed)
  */
 KVSIM_API kvsim_status kvsim_add_pages(kvsim_ctx *ctx, const kvsim_pages *pages);
 

@@ -2,6 +2,7 @@
 #ifndef KVSIM_COMPUTE_CONTEXT_H
 #define KVSIM_COMPUTE_CONTEXT_H
 
+#include "../backend/accelerator.h"
 #include "../pages/store.h"
 #include "../report/result.h"
 
@@ -9,6 +10,7 @@ struct kvsim_ctx {
     kvsim__base base;
     kvsim__store store;
     kvsim_rope rope;
+    kvsim__accelerator accelerator;
 };
 
 /** Check the options of a compute and put the defaults in place. */

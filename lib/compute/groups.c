@@ -1,5 +1,5 @@
 /* Which pages take part, and which are compared with each other. */
-#include "internal.h"
+#include "on_device.h"
 
 enum { STATE_RUNS = 64 };
 
@@ -17,10 +17,11 @@ static void find_states(void *opaque, uint32_t run) {
     for (size_t i = store->page_count * run / STATE_RUNS; i < end; i++) {
         const uint32_t page = (uint32_t)i;
         const bool opaque_bytes = kvsim__page_format(store, page)->dtype == KVSIM__OPAQUE;
-        job->at->states[i] = !kvsim__page_is_full(store, page)         ? KVSIM__STATE_PARTIAL
-                             : opaque_bytes                            ? KVSIM__STATE_OPAQUE
-                             : kvsim__page_is_finite(store, page, row) ? KVSIM__STATE_COMPARED
-                                                                       : KVSIM__STATE_NON_FINITE;
+        const bool on_device = kvsim__page_format(store, page)->on_device; /* then the device looks, later */
+        job->at->states[i] = !kvsim__page_is_full(store, page)                      ? KVSIM__STATE_PARTIAL
+                             : opaque_bytes                                         ? KVSIM__STATE_OPAQUE
+                             : on_device || kvsim__page_is_finite(store, page, row) ? KVSIM__STATE_COMPARED
+                                                                                    : KVSIM__STATE_NON_FINITE;
     }
 }
 
@@ -40,7 +41,7 @@ kvsim_status kvsim__classify_pages(kvsim__work *at) {
         kvsim__parallel_for(at->base, STATE_RUNS, find_states, &job);
     }
     kvsim__release(at->base, job.rows, STATE_RUNS * job.row_length, sizeof(float));
-    return status;
+    return status == KVSIM_OK ? kvsim__classify_on_device(at) : status;
 }
 
 static void count_page(kvsim__work *at, kvsim__combination *group, uint32_t page) {

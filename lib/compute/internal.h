@@ -8,6 +8,7 @@
 #define KVSIM_COMPUTE_INTERNAL_H
 
 #include "../findings/dedup.h"
+#include "../pages/mirror.h"
 #include "context.h"
 
 /** The pages of one layer and kind whose formats are of one class. */
@@ -23,7 +24,9 @@ typedef struct kvsim__combination {
 typedef struct kvsim__work {
     kvsim_ctx *ctx;
     kvsim__base *base;
-    const kvsim__store *store;
+    kvsim__accelerator *device; /**< NULL: the CPU computes */
+    const kvsim__store *store;  /**< the context's, or that of the mirror */
+    kvsim__mirror mirror;       /**< for what only the host can do with pages that are on the device */
     const kvsim__plan *plan;
     kvsim_result *result;
     kvsim__progress progress;
@@ -45,7 +48,9 @@ typedef struct kvsim__unit {
     uint32_t *sequence, *family; /**< numbered from 0 in order of first appearance */
     uint8_t *stratum;            /**< KVSIM__STRATUM_* */
     uint32_t sequence_count;
-    int32_t head; /**< -1 = all */
+    int32_t head;                           /**< -1 = all */
+    kvsim__resident resident[KVSIM__KINDS]; /**< the pages on the device; zeros if they are not there */
+    kvsim__mirrored mirrored[KVSIM__KINDS]; /**< host copies of pages that are on the device */
 } kvsim__unit;
 
 /** Look at the contents of every page: `states`. */

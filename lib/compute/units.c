@@ -100,7 +100,10 @@ kvsim_status kvsim__unit_find_duplicates(kvsim__work *at, kvsim__unit *unit) {
             .base = at->base, .store = at->store, .pages = unit->pages[kind], .slots = unit->slots};
         contents.heads = kvsim__unit_heads(at, unit, kind, &contents.first_head);
         if (contents.heads > 0) {
-            status = kvsim__find_equal_pages(&contents, unit->first[kind]);
+            status = unit->resident[kind].any_on_device
+                         ? kvsim__find_equal_on_device(&unit->resident[kind], contents.first_head, contents.heads,
+                                                       unit->first[kind])
+                         : kvsim__find_equal_pages(&contents, unit->first[kind]);
         } else {
             memset(unit->first[kind], 0xff, unit->slots * sizeof(uint32_t)); /* KVSIM__NONE */
         }

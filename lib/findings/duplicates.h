@@ -2,7 +2,7 @@
 #ifndef KVSIM_FINDINGS_DUPLICATES_H
 #define KVSIM_FINDINGS_DUPLICATES_H
 
-#include "../pages/store.h"
+#include "../pages/resident.h"
 
 /** Pages to look at: all heads of them, or one. */
 typedef struct kvsim__contents {
@@ -20,6 +20,13 @@ typedef struct kvsim__contents {
  * @return KVSIM_OK, KVSIM_E_NOMEM
  */
 kvsim_status kvsim__find_equal_pages(const kvsim__contents *contents, uint32_t *first);
+
+/**
+ * The same for pages that are on a device, which hashes and compares them.
+ * @return KVSIM_OK, KVSIM_E_NOMEM, KVSIM_E_BACKEND
+ */
+kvsim_status kvsim__find_equal_on_device(const kvsim__resident *resident, int32_t first_head, int32_t heads,
+                                         uint32_t *first);
 
 /**
  * For each slot the first slot whose key page and value page are both the same.

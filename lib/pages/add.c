@@ -1,5 +1,5 @@
 /* Reading a kvsim_pages descriptor: everything is checked and room is made before the first page is added. */
-#include "store.h"
+#include "add_device.h"
 
 #include <math.h>
 #include <string.h>
@@ -36,8 +36,10 @@ typedef struct part {
     int64_t block_stride; /* bytes */
     const unsigned char *token_scales;
     int64_t token_scale_strides[3]; /* bytes: block, slot, head */
+    float *fetched_scales;          /* scales of slots that were on a device, on the host, or NULL */
+    size_t fetched_count;
     uint32_t format_number;
-    unsigned char *copies; /* where copies of this part go, or NULL */
+    unsigned char *copies; /* where copies of this part go, or NULL; on the device if the tensor is there */
     float *scale_copies;
 } part;
 
@@ -66,9 +68,10 @@ static kvsim_status read_tensor(kvsim__base *base, const kvsim_tensor *from, con
     if (out->reserved != 0) {
         return kvsim__fail(base, KVSIM_E_INVALID, "%s: reserved is %u; it must be 0", what, out->reserved);
     }
-    if (out->device_type != 0 && out->device_type != KVSIM_DEVICE_CPU) {
+    if (out->device_type != 0 && out->device_type != KVSIM_DEVICE_CPU && out->device_type != KVSIM_DEVICE_CUDA) {
         return kvsim__fail(base, KVSIM_E_UNSUPPORTED,
-                           "%s is on device type %d; this build compares pages in host memory (device type 1) only",
+                           "%s is on device type %d; pages are in host memory (device type 1) or on a CUDA device "
+                           "(device type 2)",
                            what, out->device_type);
     }
     if (out->ndim < 0 || out->ndim > MAX_AXES || (out->ndim > 0 && out->shape == NULL)) {
@@ -109,8 +112,60 @@ static bool byte_strides(const kvsim_tensor *tensor, size_t element_size, int64_
     return true;
 }
 
-static kvsim_status read_scale(kvsim__base *base, const kvsim_pages *pages, const kvsim_tensor *from, const char *what,
-                               part *out) {
+/* Bring slot scales that are on a device to the host. */
+static kvsim_status fetch_token_scales(kvsim__accelerator *accelerator, const kvsim_pages *pages, part *out) {
+    const kvsim__format *format = &out->format;
+    const int64_t shape[3] = {out->blocks, format->tokens, format->heads};
+    uint64_t count = 0;
+    if (!kvsim__multiply((uint64_t)out->blocks, (uint64_t)format->tokens * (uint64_t)format->heads, &count)) {
+        return kvsim__fail_memory(accelerator->base, SIZE_MAX, "scales");
+    }
+    out->fetched_scales = kvsim__allocate(accelerator->base, (size_t)count, sizeof *out->fetched_scales);
+    out->fetched_count = (size_t)count;
+    if (out->fetched_scales == NULL) {
+        return kvsim__fail_memory(accelerator->base, (size_t)count * sizeof *out->fetched_scales, "scales");
+    }
+    kvsim_status status = kvsim__wait_for_stream(accelerator, pages->stream);
+    if (status == KVSIM_OK) {
+        status =
+            kvsim__fetch_floats(accelerator, out->token_scales, shape, out->token_scale_strides, out->fetched_scales);
+    }
+    out->token_scales = (const unsigned char *)out->fetched_scales;
+    out->token_scale_strides[2] = (int64_t)sizeof(float);
+    out->token_scale_strides[1] = out->token_scale_strides[2] * format->heads;
+    out->token_scale_strides[0] = out->token_scale_strides[1] * format->tokens;
+    return status;
+}
+
+/* Copy one scale, or those of heads, and check them; `scales` is [count]. */
+static kvsim_status copy_scales(kvsim__accelerator *accelerator, const kvsim_pages *pages, const unsigned char *data,
+                                bool on_device, int64_t count, int64_t stride, const char *what, float *scales) {
+    kvsim__base *base = accelerator->base;
+    if (on_device) {
+        const int64_t shape[3] = {1, 1, count}, strides[3] = {0, 0, stride};
+        kvsim_status status = kvsim__wait_for_stream(accelerator, pages->stream);
+        if (status == KVSIM_OK) {
+            status = kvsim__fetch_floats(accelerator, data, shape, strides, scales);
+        }
+        if (status != KVSIM_OK) {
+            return status;
+        }
+    }
+    for (int64_t i = 0; i < count; i++) {
+        if (!on_device) {
+            memcpy(&scales[i], data + i * stride, sizeof *scales);
+        }
+        if (!isfinite(scales[i]) || scales[i] <= 0.0f) {
+            return kvsim__fail(base, KVSIM_E_INVALID, "%s: scale %lld is not a finite number above 0", what,
+                               (long long)i);
+        }
+    }
+    return KVSIM_OK;
+}
+
+static kvsim_status read_scale(kvsim__accelerator *accelerator, const kvsim_pages *pages, const kvsim_tensor *from,
+                               const char *what, part *out) {
+    kvsim__base *base = accelerator->base;
     kvsim__format *format = &out->format;
     const int32_t mode = pages->scale_mode;
     format->scale_mode = mode;
@@ -139,6 +194,11 @@ static kvsim_status read_scale(kvsim__base *base, const kvsim_pages *pages, cons
     if (tensor.data == NULL || !byte_strides(&tensor, sizeof(float), strides)) {
         return kvsim__fail(base, KVSIM_E_INVALID, "%s has no data, or strides that overflow", what);
     }
+    bool on_device;
+    status = kvsim__check_place(accelerator, &tensor, sizeof(float), what, &on_device);
+    if (status != KVSIM_OK) {
+        return status;
+    }
     const int64_t *shape = tensor.shape;
     const unsigned char *data = (const unsigned char *)tensor.data + tensor.byte_offset;
     if (mode == KVSIM_SCALE_TOKEN_HEAD) {
@@ -148,7 +208,7 @@ static kvsim_status read_scale(kvsim__base *base, const kvsim_pages *pages, cons
         }
         out->token_scales = data;
         memcpy(out->token_scale_strides, strides, sizeof out->token_scale_strides);
-        return KVSIM_OK;
+        return on_device && out->blocks > 0 ? fetch_token_scales(accelerator, pages, out) : KVSIM_OK;
     }
     int64_t count = 1;
     if (mode == KVSIM_SCALE_HEAD) {
@@ -163,13 +223,10 @@ static kvsim_status read_scale(kvsim__base *base, const kvsim_pages *pages, cons
     if (scales == NULL) {
         return kvsim__fail_memory(base, (size_t)count * sizeof *scales, "scales");
     }
-    for (int64_t i = 0; i < count; i++) {
-        memcpy(&scales[i], data + (tensor.ndim == 1 ? i * strides[0] : 0), sizeof *scales);
-        if (!isfinite(scales[i]) || scales[i] <= 0.0f) {
-            kvsim__release(base, scales, (size_t)count, sizeof *scales);
-            return kvsim__fail(base, KVSIM_E_INVALID, "%s: scale %lld is not a finite number above 0", what,
-                               (long long)i);
-        }
+    status = copy_scales(accelerator, pages, data, on_device, count, tensor.ndim == 1 ? strides[0] : 0, what, scales);
+    if (status != KVSIM_OK) {
+        kvsim__release(base, scales, (size_t)count, sizeof *scales);
+        return status;
     }
     format->scales = scales; /* until the store has taken its copy; see free_scales */
     return KVSIM_OK;
@@ -180,11 +237,13 @@ static void free_scales(kvsim__base *base, part *parts, int count) {
         const kvsim__format *format = &parts[i].format;
         kvsim__release(base, format->scales, format->scale_mode == KVSIM_SCALE_HEAD ? (size_t)format->heads : 1,
                        sizeof(float));
+        kvsim__release(base, parts[i].fetched_scales, parts[i].fetched_count, sizeof(float));
     }
 }
 
-static kvsim_status read_part(kvsim__base *base, const kvsim_pages *pages, const axes *layout, int32_t kind,
-                              const kvsim_tensor *from, const kvsim_tensor *scale, part *out) {
+static kvsim_status read_part(kvsim__accelerator *accelerator, const kvsim_pages *pages, const axes *layout,
+                              int32_t kind, const kvsim_tensor *from, const kvsim_tensor *scale, part *out) {
+    kvsim__base *base = accelerator->base;
     const bool packed = layout->pair >= 0 || layout->halves;
     const char *what =
         !packed && kind == KVSIM_KIND_VALUE && pages->kind == KVSIM_KIND_BOTH ? "value_tensor" : "tensor";
@@ -234,6 +293,10 @@ static kvsim_status read_part(kvsim__base *base, const kvsim_pages *pages, const
     if (tensor.data == NULL && tensor.shape[layout->block] > 0) {
         return kvsim__fail(base, KVSIM_E_INVALID, "%s: data is NULL", what);
     }
+    status = kvsim__check_place(accelerator, &tensor, size, what, &format->on_device);
+    if (status != KVSIM_OK) {
+        return status;
+    }
     out->kind = kind;
     out->blocks = tensor.shape[layout->block];
     out->block_stride = strides[layout->block];
@@ -248,7 +311,7 @@ static kvsim_status read_part(kvsim__base *base, const kvsim_pages *pages, const
     if (kind == KVSIM_KIND_VALUE && packed && out->data != NULL) {
         out->data += layout->halves ? channels * strides[layout->channel] : strides[layout->pair];
     }
-    status = read_scale(base, pages, scale, scale_name, out);
+    status = read_scale(accelerator, pages, scale, scale_name, out);
     out->copied_format = *format;
     out->copied_format.channel_stride = (int64_t)size;
     out->copied_format.head_stride = channels * (int64_t)size;
@@ -256,7 +319,8 @@ static kvsim_status read_part(kvsim__base *base, const kvsim_pages *pages, const
     return status;
 }
 
-static kvsim_status read_parts(kvsim__base *base, const kvsim_pages *pages, part parts[2], int *count) {
+static kvsim_status read_parts(kvsim__accelerator *accelerator, const kvsim_pages *pages, part parts[2], int *count) {
+    kvsim__base *base = accelerator->base;
     if (pages->layer < 0 || pages->layer > MAX_LAYER) {
         return kvsim__fail(base, KVSIM_E_INVALID, "layer %d is outside 0..%d", pages->layer, MAX_LAYER);
     }
@@ -299,7 +363,7 @@ static kvsim_status read_parts(kvsim__base *base, const kvsim_pages *pages, part
         const kvsim_tensor *tensor = value && !packed ? pages->value_tensor : pages->tensor;
         const kvsim_tensor *scale = value && pages->value_scale != NULL ? pages->value_scale : pages->scale;
         const int32_t kind = *count == 2 ? (value ? KVSIM_KIND_VALUE : KVSIM_KIND_KEY) : pages->kind;
-        kvsim_status status = read_part(base, pages, layout, kind, tensor, scale, &parts[i]);
+        kvsim_status status = read_part(accelerator, pages, layout, kind, tensor, scale, &parts[i]);
         if (status != KVSIM_OK) {
             return status;
         }
@@ -530,7 +594,9 @@ static void put_page(kvsim__store *store, const kvsim_pages *pages, uint32_t ide
                         .kind = (uint8_t)from->kind};
     if (from->copies != NULL) {
         page.data = from->copies;
-        copy_page(from, at, from->copies);
+        if (!from->format.on_device) {
+            copy_page(from, at, from->copies);
+        }
         from->copies += kvsim__format_elements(&from->format) * kvsim__dtype_size(from->format.dtype);
     }
     if (from->token_scales != NULL) {
@@ -563,7 +629,9 @@ static kvsim_status prepare_part(kvsim__base *base, kvsim__store *store, bool bo
         if (!kvsim__multiply(elements * kvsim__dtype_size(out->format.dtype), count, &bytes)) {
             return kvsim__fail_memory(base, SIZE_MAX, "copies of pages");
         }
-        status = kvsim__store_allocate(base, store, (size_t)bytes, "copies of pages", (void **)&out->copies);
+        status = out->format.on_device
+                     ? kvsim__device_take(&store->device_memory, bytes, "copies of pages", (void **)&out->copies)
+                     : kvsim__store_allocate(base, store, (size_t)bytes, "copies of pages", (void **)&out->copies);
     }
     if (status == KVSIM_OK && out->token_scales != NULL) {
         if (!kvsim__multiply(slots * sizeof(float), count, &bytes)) {
@@ -574,8 +642,81 @@ static kvsim_status prepare_part(kvsim__base *base, kvsim__store *store, bool bo
     return status;
 }
 
-static kvsim_status add_parts(kvsim__base *base, kvsim__store *store, const kvsim_pages *pages, part *parts,
-                              int part_count) {
+/* Copy the new pages of a part on the device. `fills` is as check_references leaves it. */
+static kvsim_status copy_on_device(kvsim__accelerator *accelerator, const kvsim__store *store, const kvsim_pages *pages,
+                                   uint64_t source, const part *from, size_t count, const int32_t *fills) {
+    kvsim__base *base = accelerator->base;
+    const size_t blocks = (size_t)from->blocks;
+    cursor at = {.pages = pages, .blocks = from->blocks, .tokens = from->format.page_tokens};
+    reference found;
+    kvsim_status status = KVSIM_OK;
+    const unsigned char **list = kvsim__allocate(base, count, sizeof *list);
+    int32_t *left = kvsim__allocate(base, blocks, sizeof *left);
+    size_t listed = 0;
+    if (list == NULL || left == NULL) {
+        status = kvsim__fail_memory(base, blocks * sizeof *left, "copies of pages");
+    } else {
+        memcpy(left, fills, blocks * sizeof *left);
+    }
+    while (status == KVSIM_OK && next_reference(base, &at, &found, &status)) {
+        const kvsim__identity identity = identity_of(pages, source, found.block);
+        const uint32_t known = kvsim__store_find_identity(store, &identity);
+        if (left[found.block] != 0 &&
+            (known == KVSIM__NONE || kvsim__store_find_page(store, known, pages->layer, from->kind) == KVSIM__NONE)) {
+            list[listed++] = from->data + found.block * from->block_stride;
+        }
+        left[found.block] = 0;
+    }
+    if (status == KVSIM_OK) {
+        status = kvsim__gather_device_pages(accelerator, &from->format, list, listed, from->copies);
+    }
+    kvsim__release(base, list, count, sizeof *list);
+    kvsim__release(base, left, blocks, sizeof *left);
+    return status;
+}
+
+/* How much a store held before a call. */
+typedef struct store_size {
+    size_t chunks, formats, device_blocks;
+} store_size;
+
+static void take_back(kvsim__base *base, kvsim__store *store, const store_size *before) {
+    while (store->chunk_count > before->chunks) {
+        const kvsim__chunk *chunk = &store->chunks[--store->chunk_count];
+        kvsim__release(base, chunk->memory, chunk->bytes, 1);
+    }
+    while (store->device_memory.count > before->device_blocks) {
+        kvsim__device_give(&store->device_memory, store->device_memory.blocks[store->device_memory.count - 1]);
+    }
+    store->format_count = before->formats;
+}
+
+/* Room in the store for what a call adds, and copies of what is on a device. */
+static kvsim_status prepare_parts(kvsim__accelerator *accelerator, kvsim__store *store, const kvsim_pages *pages,
+                                  uint64_t source, part *parts, int part_count, const additions *added,
+                                  const int32_t *fills) {
+    const bool borrow = (pages->flags & KVSIM_PAGES_BORROW) != 0;
+    kvsim_status status =
+        kvsim__store_reserve(accelerator->base, store, added->identities, added->pages[0] + added->pages[1]);
+    for (int i = 0; i < part_count && status == KVSIM_OK; i++) {
+        if (added->pages[i] == 0) {
+            continue;
+        }
+        status = prepare_part(accelerator->base, store, borrow, added->pages[i], &parts[i]);
+        if (status == KVSIM_OK && parts[i].format.on_device) {
+            status = kvsim__wait_for_stream(accelerator, pages->stream);
+        }
+        if (status == KVSIM_OK && parts[i].format.on_device && !borrow) {
+            status = copy_on_device(accelerator, store, pages, source, &parts[i], added->pages[i], fills);
+        }
+    }
+    return status;
+}
+
+static kvsim_status add_parts(kvsim__accelerator *accelerator, kvsim__store *store, const kvsim_pages *pages,
+                              part *parts, int part_count) {
+    kvsim__base *base = accelerator->base;
+    store->device_memory.accelerator = accelerator;
     const uint64_t source = pages->source != 0 ? pages->source : store->next_source;
     const size_t blocks = (size_t)parts[0].blocks;
     int32_t *fills = kvsim__allocate_zeroed(base, blocks, sizeof *fills);
@@ -584,23 +725,13 @@ static kvsim_status add_parts(kvsim__base *base, kvsim__store *store, const kvsi
     }
     additions added = {0};
     kvsim_status status = check_references(base, store, pages, source, parts, part_count, fills, &added);
-    kvsim__release(base, fills, blocks, sizeof *fills);
+    const store_size before = {store->chunk_count, store->format_count, store->device_memory.count};
     if (status == KVSIM_OK) {
-        status = kvsim__store_reserve(base, store, added.identities, added.pages[0] + added.pages[1]);
+        status = prepare_parts(accelerator, store, pages, source, parts, part_count, &added, fills);
     }
-    const size_t chunks_before = store->chunk_count;
-    const size_t formats_before = store->format_count;
-    for (int i = 0; i < part_count && status == KVSIM_OK; i++) {
-        if (added.pages[i] > 0) {
-            status = prepare_part(base, store, (pages->flags & KVSIM_PAGES_BORROW) != 0, added.pages[i], &parts[i]);
-        }
-    }
+    kvsim__release(base, fills, blocks, sizeof *fills);
     if (status != KVSIM_OK) {
-        while (store->chunk_count > chunks_before) {
-            const kvsim__chunk *chunk = &store->chunks[--store->chunk_count];
-            kvsim__release(base, chunk->memory, chunk->bytes, 1);
-        }
-        store->format_count = formats_before;
+        take_back(base, store, &before);
         return status;
     }
     cursor at = {.pages = pages, .blocks = parts[0].blocks, .tokens = parts[0].format.page_tokens};
@@ -616,16 +747,17 @@ static kvsim_status add_parts(kvsim__base *base, kvsim__store *store, const kvsi
     return KVSIM_OK;
 }
 
-kvsim_status kvsim__store_add(kvsim__base *base, kvsim__store *store, const kvsim_pages *pages) {
+kvsim_status kvsim__store_add(kvsim__base *base, kvsim__store *store, kvsim__accelerator *accelerator,
+                              const kvsim_pages *pages) {
     part parts[2];
     memset(parts, 0, sizeof parts);
     int part_count = 0;
     kvsim_status status = check_selection(base, pages);
     if (status == KVSIM_OK) {
-        status = read_parts(base, pages, parts, &part_count);
+        status = read_parts(accelerator, pages, parts, &part_count);
     }
     if (status == KVSIM_OK) {
-        status = add_parts(base, store, pages, parts, part_count);
+        status = add_parts(accelerator, store, pages, parts, part_count);
     }
     free_scales(base, parts, 2);
     return status;

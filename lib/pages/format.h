@@ -30,6 +30,7 @@ typedef struct kvsim__format {
     int64_t head_stride;    /**< bytes from a head to the next */
     int64_t channel_stride; /**< bytes from a channel to the next */
     float *scales;          /**< [1] or [H] for KVSIM_SCALE_TENSOR or _HEAD, owned by the store; else NULL */
+    bool on_device;         /**< pages lie on the context's device: the host must not follow their addresses */
 } kvsim__format;
 
 /** Element type of a tensor's dtype fields; false if pages cannot have it. */

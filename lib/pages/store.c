@@ -11,6 +11,7 @@ void kvsim__store_clear(kvsim__base *base, kvsim__store *store) {
     for (size_t i = 0; i < store->chunk_count; i++) {
         kvsim__release(base, store->chunks[i].memory, store->chunks[i].bytes, 1);
     }
+    kvsim__device_give_all(&store->device_memory);
     kvsim__release(base, store->chunks, store->chunk_capacity, sizeof *store->chunks);
     kvsim__release(base, store->pages, store->page_capacity, sizeof *store->pages);
     kvsim__release(base, store->identities, store->identity_capacity, sizeof *store->identities);
@@ -140,6 +141,7 @@ uint32_t kvsim__store_put_identity(kvsim__store *store, const kvsim__identity *i
 uint32_t kvsim__store_put_page(kvsim__store *store, const kvsim__page *page) {
     const uint32_t item = (uint32_t)store->page_count++;
     store->pages[item] = *page;
+    store->device_pages += store->formats[page->format].on_device;
     index_insert(&store->page_index, hash_page(page->identity, page->layer, page->kind), item);
     store->page_index.count++;
     return item;
@@ -167,7 +169,7 @@ kvsim_status kvsim__store_put_format(kvsim__base *base, kvsim__store *store, con
             class_id = other->class_id;
             scales = other->scales;
             if (other->token_stride == format->token_stride && other->head_stride == format->head_stride &&
-                other->channel_stride == format->channel_stride) {
+                other->channel_stride == format->channel_stride && other->on_device == format->on_device) {
                 *out = (uint32_t)i;
                 return KVSIM_OK;
             }

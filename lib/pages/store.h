@@ -4,6 +4,7 @@
 #ifndef KVSIM_PAGES_STORE_H
 #define KVSIM_PAGES_STORE_H
 
+#include "../backend/accelerator.h"
 #include "format.h"
 
 /** No page, no identity. */
@@ -51,9 +52,11 @@ typedef struct kvsim__store {
     size_t format_count, format_capacity;
     kvsim__chunk *chunks;
     size_t chunk_count, chunk_capacity;
-    kvsim__index identity_index; /**< by source, block, generation */
-    kvsim__index page_index;     /**< by identity, layer, kind */
-    uint64_t next_source;        /**< for calls that name none; counts down from the top of the range */
+    kvsim__index identity_index;        /**< by source, block, generation */
+    kvsim__index page_index;            /**< by identity, layer, kind */
+    kvsim__device_memory device_memory; /**< copies of pages on the device */
+    size_t device_pages;                /**< pages that are on the device */
+    uint64_t next_source;               /**< for calls that name none; counts down from the top of the range */
 } kvsim__store;
 
 void kvsim__store_init(kvsim__store *store);
@@ -90,7 +93,8 @@ kvsim_status kvsim__store_put_format(kvsim__base *base, kvsim__store *store, con
 kvsim_status kvsim__store_allocate(kvsim__base *base, kvsim__store *store, size_t bytes, const char *what, void **out);
 
 /** Add the pages of a descriptor that has been read; see kvsim_add_pages. Adds all or nothing. */
-kvsim_status kvsim__store_add(kvsim__base *base, kvsim__store *store, const kvsim_pages *pages);
+kvsim_status kvsim__store_add(kvsim__base *base, kvsim__store *store, kvsim__accelerator *accelerator,
+                              const kvsim_pages *pages);
 
 /** Format of a page. */
 static inline const kvsim__format *kvsim__page_format(const kvsim__store *store, uint32_t page) {

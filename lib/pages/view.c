@@ -298,11 +298,12 @@ static kvsim_status open_angles(kvsim__group *group, const kvsim_rope *rope) {
     return KVSIM_OK;
 }
 
-kvsim_status kvsim__group_open(kvsim__group *group, uint32_t view, int32_t kind, const kvsim_rope *rope) {
+kvsim_status kvsim__group_prepare(kvsim__group *group, uint32_t view, int32_t kind, const kvsim_rope *rope,
+                                  bool *centre) {
     kvsim__base *base = group->base;
     const bool derotated = view == KVSIM_VIEW_DEROTATED || view == KVSIM_VIEW_DEROTATED_CENTERED;
-    const bool centre = view == KVSIM_VIEW_CENTERED || view == KVSIM_VIEW_DEROTATED_CENTERED;
     const bool rotated = kind == KVSIM_KIND_KEY && rope->style != KVSIM_ROPE_NONE;
+    *centre = view == KVSIM_VIEW_CENTERED || view == KVSIM_VIEW_DEROTATED_CENTERED;
     group->view = view;
     group->rotate = rotated && derotated;
     group->absmax = kvsim__allocate_zeroed(base, (size_t)group->heads, sizeof(double));
@@ -311,7 +312,12 @@ kvsim_status kvsim__group_open(kvsim__group *group, uint32_t view, int32_t kind,
     if (group->absmax == NULL || group->mean_square == NULL || group->exponents == NULL) {
         return kvsim__fail_memory(base, group->slots * sizeof(int16_t), "the statistics of a group");
     }
-    const kvsim_status status = rotated ? open_angles(group, rope) : KVSIM_OK;
+    return rotated ? open_angles(group, rope) : KVSIM_OK;
+}
+
+kvsim_status kvsim__group_open(kvsim__group *group, uint32_t view, int32_t kind, const kvsim_rope *rope) {
+    bool centre;
+    const kvsim_status status = kvsim__group_prepare(group, view, kind, rope, &centre);
     return status == KVSIM_OK ? measure(group, centre) : status;
 }
 

@@ -50,6 +50,13 @@ typedef struct kvsim__group {
  */
 kvsim_status kvsim__group_open(kvsim__group *group, uint32_t view, int32_t kind, const kvsim_rope *rope);
 
+/**
+ * The part of kvsim__group_open before the statistics: room for them, and angles.
+ * @param centre whether the view subtracts the mean
+ */
+kvsim_status kvsim__group_prepare(kvsim__group *group, uint32_t view, int32_t kind, const kvsim_rope *rope,
+                                  bool *centre);
+
 /** Give back what `kvsim__group_open` took; a group of zeros is allowed. */
 void kvsim__group_close(kvsim__group *group);
 

@@ -380,7 +380,7 @@ bool kvsim__write_json(const kvsim_result *result, uint32_t indent,
     kvsim__json_open(&json, NULL, '{');
     kvsim__json_string(&json, "schema", REPORT_SCHEMA);
     kvsim__json_string(&json, "library_version", KVSIM_VERSION_STRING);
-    kvsim__json_string(&json, "backend", "cpu");
+    kvsim__json_string(&json, "backend", result->backend);
     write_options(&json, result);
     write_counts(&json, (const kvsim__summary_row *)(const void *)result->tables[KVSIM__TABLE_SUMMARY].rows);
     write_groups(&json, result);

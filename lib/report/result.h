@@ -182,6 +182,7 @@ struct kvsim_result {
     kvsim__base *base;
     kvsim__plan plan;
     kvsim_rope rope;
+    const char *backend; /**< that computed it; of static storage */
     kvsim__table tables[KVSIM__TABLES];
 };
 

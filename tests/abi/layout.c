@@ -16,7 +16,7 @@ OFFSET(kvsim_allocator, allocate, 0);
 OFFSET(kvsim_allocator, release, 8);
 OFFSET(kvsim_allocator, user, 16);
 
-SIZE(kvsim_options, 72);
+SIZE(kvsim_options, 88);
 OFFSET(kvsim_options, struct_size, 0);
 OFFSET(kvsim_options, backend, 4);
 OFFSET(kvsim_options, threads, 8);
@@ -28,6 +28,9 @@ OFFSET(kvsim_options, parallel_for, 40);
 OFFSET(kvsim_options, parallel_user, 48);
 OFFSET(kvsim_options, error_buffer, 56);
 OFFSET(kvsim_options, error_buffer_size, 64);
+OFFSET(kvsim_options, device_ordinal, 72);
+OFFSET(kvsim_options, device_duty_percent, 76);
+OFFSET(kvsim_options, device_memory_bytes, 80);
 
 SIZE(kvsim_tensor, 56);
 OFFSET(kvsim_tensor, struct_size, 0);
@@ -43,7 +46,7 @@ OFFSET(kvsim_tensor, data, 32);
 OFFSET(kvsim_tensor, shape, 40);
 OFFSET(kvsim_tensor, strides, 48);
 
-SIZE(kvsim_pages, 160);
+SIZE(kvsim_pages, 168);
 OFFSET(kvsim_pages, struct_size, 0);
 OFFSET(kvsim_pages, flags, 4);
 OFFSET(kvsim_pages, layer, 8);
@@ -68,6 +71,7 @@ OFFSET(kvsim_pages, positions, 136);
 OFFSET(kvsim_pages, generations, 144);
 OFFSET(kvsim_pages, page_tokens, 152);
 OFFSET(kvsim_pages, reserved, 156);
+OFFSET(kvsim_pages, stream, 160);
 
 SIZE(kvsim_rope, 72);
 OFFSET(kvsim_rope, struct_size, 0);

@@ -88,8 +88,10 @@ static inline unsigned char *get_guarded(size_t bytes, bool at_end) {
     return memory + page + (at_end ? inside - bytes : 0);
 }
 
+/** A context that computes on the CPU, whatever else there is. */
 static inline kvsim_ctx *make_context(uint32_t threads) {
     kvsim_options options = KVSIM_OPTIONS_INIT;
+    options.backend = KVSIM_BACKEND_CPU;
     options.threads = threads;
     kvsim_ctx *ctx = NULL;
     ck_assert_int_eq(kvsim_ctx_create(&options, &ctx), KVSIM_OK);
