@@ -22,8 +22,14 @@ static bool rotation_known(const kvsim_snapshot_info *info) {
     return info->rope_applied != 0 && info->rope.style != KVSIM_ROPE_NONE;
 }
 
-static bool same_rotation(const kvsim_rope *a, const kvsim_rope *b) {
-    return a->style == b->style && a->theta == b->theta && a->rotary_dims == b->rotary_dims &&
+/** Channels of a head that are rotated; 0 stands for all of them. */
+static int32_t rotated_channels(const kvsim_snapshot_info *info) {
+    return info->rope.rotary_dims != 0 ? info->rope.rotary_dims : info->head_dim;
+}
+
+static bool same_rotation(const kvsim_snapshot_info *first, const kvsim_snapshot_info *second) {
+    const kvsim_rope *a = &first->rope, *b = &second->rope;
+    return a->style == b->style && a->theta == b->theta && rotated_channels(first) == rotated_channels(second) &&
            a->scaling == b->scaling && a->factor == b->factor && a->original_max_position == b->original_max_position &&
            a->low_freq_factor == b->low_freq_factor && a->high_freq_factor == b->high_freq_factor &&
            a->beta_fast == b->beta_fast && a->beta_slow == b->beta_slow;
@@ -146,7 +152,7 @@ static const char *mismatch(const kvsim_snapshot_info *a, const kvsim_snapshot_i
         return "their caches have another shape: the models differ";
     if (a->dtype_code != b->dtype_code || a->dtype_bits != b->dtype_bits)
         return "their caches are of another element type";
-    if (rotation_known(a) != rotation_known(b) || (rotation_known(a) && !same_rotation(&a->rope, &b->rope)))
+    if (rotation_known(a) != rotation_known(b) || (rotation_known(a) && !same_rotation(a, b)))
         return "their keys are rotated differently";
     return NULL;
 }

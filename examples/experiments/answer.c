@@ -129,23 +129,26 @@ static void say_saving(sentence *to, const json_t *more, const json_t *less, con
             saved.different ? "more than noise" : "no more than noise");
 }
 
-/** "in layers 0, 1 of the keys", or "in no layer of the keys"; the largest difference is kept. */
+/** Most layers that the answer looks at. */
+#define MOST_LAYERS 1024
+
+/** "in layers 0 to 2 of the keys", or "in no layer of the keys"; the largest difference is kept. */
 static void say_layers(sentence *to, const char *names[2], const json_t *differences, const char *kind, figure *largest,
                        int *largest_layer) {
-    int found = 0;
-    say(to, "in ");
-    for (int layer = 0;; layer++) {
-        turned own = find_difference(differences, names[0], names[1], "alike_excess", kind, layer);
+    bool different[MOST_LAYERS];
+    int count = 0;
+    for (; count < MOST_LAYERS; count++) {
+        turned own = find_difference(differences, names[0], names[1], "alike_excess", kind, count);
         if (!own.there)
             break;
-        if (own.different)
-            say(to, "%s%d", found++ > 0 ? ", " : "layers ", layer);
+        different[count] = own.different;
         if (isnan(largest->mean) || fabs(own.difference.mean) > fabs(largest->mean)) {
             *largest = own.difference;
-            *largest_layer = layer;
+            *largest_layer = count;
         }
     }
-    say(to, "%s of the %ss", found == 0 ? "no layer" : "", kind);
+    phrase where = layers_in_words(different, (size_t)count);
+    say(to, "in %s of the %ss", where.text, kind);
 }
 
 static void say_likeness(sentence *to, const json_t *more, const json_t *less, const json_t *differences) {
@@ -309,7 +312,54 @@ static void describe_temperature(const json_t *experiments, const json_t *differ
     }
 }
 
-json_t *patterns_between_experiments(const json_t *experiments, const json_t *differences) {
+static bool is_paired(const json_t *differences, const char *a, const char *b) {
+    const json_t *row;
+    size_t index;
+    json_array_foreach(differences, index, row) {
+        if (strcmp(member_text(row, "a"), a) == 0 && strcmp(member_text(row, "b"), b) == 0)
+            return json_is_true(json_object_get(row, "paired"));
+    }
+    return false;
+}
+
+/** The two experiments that have the most pages in common, whose prompts differ and whose prompts are the same. */
+static void describe_common(const json_t *between, const json_t *differences, bool paired, json_t *patterns) {
+    const json_t *pair, *most = NULL;
+    size_t index;
+    json_array_foreach(json_object_get(between, "pairs"), index, pair) {
+        double own = member_number(member_at(pair, "both/alike_excess"), "observed");
+        if (is_paired(differences, member_text(pair, "earlier"), member_text(pair, "later")) == paired && !isnan(own) &&
+            (most == NULL || own > member_number(member_at(most, "both/alike_excess"), "observed")))
+            most = pair;
+    }
+    if (most == NULL)
+        return;
+    const json_t *excess = member_at(most, "both/alike_excess");
+    figure found = {member_number(excess, "observed"), member_number(excess, "low"), member_number(excess, "high")};
+    phrase share = percent_with_interval(&found);
+    phrase earlier = name_in_words(member_text(most, "earlier")), later = name_in_words(member_text(most, "later"));
+    sentence text = {"", 0};
+    if (paired)
+        say(&text,
+            "%s and %s have the same prompts: beyond chance %s of the pages of the second have an alike page in the "
+            "first.",
+            earlier.text, later.text, share.text);
+    else if (found.mean <= 0.0)
+        say(&text, "No two experiments with different prompts have a page in common beyond chance.");
+    else
+        say(&text,
+            "Of experiments with different prompts %s and %s have the most pages in common: beyond chance %s of the "
+            "pages of the second have an alike page in the first.",
+            earlier.text, later.text, share.text);
+    json_t *figures = json_object();
+    json_object_set_new(figures, "earlier", json_string(member_text(most, "earlier")));
+    json_object_set_new(figures, "later", json_string(member_text(most, "later")));
+    json_object_set_new(figures, "same_prompts", json_boolean(paired));
+    json_object_set_new(figures, "alike_excess", figure_document(&found));
+    put(patterns, "places", &text, figures);
+}
+
+json_t *patterns_between_experiments(const json_t *experiments, const json_t *differences, const json_t *between) {
     json_t *patterns = json_array();
     const json_t *experiment;
     size_t index;
@@ -318,6 +368,8 @@ json_t *patterns_between_experiments(const json_t *experiments, const json_t *di
             describe_content(experiments, experiment, differences, patterns);
     }
     describe_temperature(experiments, differences, patterns);
+    describe_common(between, differences, false, patterns);
+    describe_common(between, differences, true, patterns);
     return patterns;
 }
 

@@ -56,68 +56,73 @@ static bool is_trend(double correlation, size_t count) {
     return t > student_975(degrees);
 }
 
-/** "layers 0, 1 and 4". */
-static void list_layers(const json_t *layers, const char *path, char *text, size_t size, size_t *certain) {
-    const json_t *layer;
-    size_t index, used = 0;
-    *certain = 0;
-    text[0] = 0;
-    json_array_foreach(layers, index, layer) {
-        figure of = figure_at(layer, path);
-        if (!is_certain(&of) || used + 16 > size)
-            continue;
-        used += (size_t)snprintf(text + used, size - used, "%s%d", *certain > 0 ? ", " : "",
-                                 (int)member_count(layer, "layer"));
-        ++*certain;
+/** What is known of the layers of one kind. */
+typedef struct layer_excess {
+    double *means; /**< [count] */
+    bool *certain; /**< [count] the interval lies above 0 */
+    size_t count, most, least;
+} layer_excess;
+
+static bool collect_layers(const json_t *layers, const char *path, layer_excess *of) {
+    *of = (layer_excess){.count = json_array_size(layers)};
+    of->means = calloc(of->count + 1, sizeof *of->means);
+    of->certain = calloc(of->count + 1, sizeof *of->certain);
+    if (of->means == NULL || of->certain == NULL)
+        return false;
+    for (size_t i = 0; i < of->count; i++) {
+        figure own = figure_at(json_array_get(layers, i), path);
+        of->means[i] = own.mean;
+        of->certain[i] = is_certain(&own);
+        of->most = own.mean > of->means[of->most] ? i : of->most;
+        of->least = own.mean < of->means[of->least] ? i : of->least;
     }
+    return of->count > 0 && !isnan(of->means[0]);
 }
 
-static void describe_layers(const json_t *layers, const char *kind, json_t *patterns) {
-    size_t count = json_array_size(layers), certain;
-    double *means = calloc(count + 1, sizeof *means);
-    char path[64], text[1024], list[256];
-    size_t most = 0, least = 0;
-    snprintf(path, sizeof path, "%s/alike_excess", kind);
-    for (size_t i = 0; means != NULL && i < count; i++) {
-        means[i] = figure_at(json_array_get(layers, i), path).mean;
-        most = means[i] > means[most] ? i : most;
-        least = means[i] < means[least] ? i : least;
-    }
-    if (means == NULL || count == 0 || isnan(means[0])) {
-        free(means);
-        return;
-    }
-    figure top = figure_at(json_array_get(layers, most), path), bottom = figure_at(json_array_get(layers, least), path);
-    double correlation = rank_correlation(means, count);
-    list_layers(layers, path, list, sizeof list, &certain);
+static void describe_layer_excess(const json_t *layers, const char *path, const char *kind, const layer_excess *of,
+                                  json_t *patterns) {
+    char text[1024];
+    figure top = figure_at(json_array_get(layers, of->most), path);
+    figure bottom = figure_at(json_array_get(layers, of->least), path);
+    double correlation = rank_correlation(of->means, of->count);
+    bool trend = is_trend(correlation, of->count), flat = top.mean == bottom.mean;
     phrase high = percent_with_interval(&top), low = percent_with_interval(&bottom);
-    size_t used = 0;
-    if (certain == 0)
-        used = (size_t)snprintf(
-            text, sizeof text,
-            "In no layer are more %s pages alike than chance gives, as far as these prompts can tell", kind);
+    phrase where = layers_in_words(of->certain, of->count);
+    size_t certain = 0;
+    for (size_t i = 0; i < of->count; i++)
+        certain += of->certain[i];
+    if (flat && top.mean == 0.0)
+        snprintf(text, sizeof text, "No %s page is alike an earlier one beyond chance in any layer.", kind);
+    else if (flat)
+        snprintf(text, sizeof text, "%s of the %s pages are alike beyond chance in every layer.", high.text, kind);
     else
-        used = (size_t)snprintf(text, sizeof text, "More %s pages are alike than chance gives in layer%s %s", kind,
-                                certain > 1 ? "s" : "", list);
-    if (means[most] != means[least])
-        used += (size_t)snprintf(text + used, sizeof text - used,
-                                 ": the excess reaches from %s in layer %zu to %s in layer %zu", low.text, least,
-                                 high.text, most);
-    if (is_trend(correlation, count))
-        used += (size_t)snprintf(text + used, sizeof text - used, ", and %s with depth (rank correlation %.2f)",
-                                 correlation > 0.0 ? "rises" : "falls", correlation);
-    else if (means[most] != means[least])
-        used += (size_t)snprintf(text + used, sizeof text - used, ", without a trend with depth");
-    snprintf(text + used, sizeof text - used, ".");
-    json_t *figures = json_pack("{s:s, s:I, s:I}", "kind", kind, "largest_layer", (json_int_t)most, "smallest_layer",
-                                (json_int_t)least);
+        snprintf(
+            text, sizeof text,
+            "In %s more %s pages are alike than chance gives%s: the excess reaches from %s in layer %zu to %s in layer "
+            "%zu%s.",
+            where.text, kind, certain > 0 ? "" : ", as far as these prompts can tell", low.text, of->least, high.text,
+            of->most,
+            !trend              ? ", without a trend with depth"
+            : correlation > 0.0 ? ", and rises with depth"
+                                : ", and falls with depth");
+    json_t *figures = json_pack("{s:s, s:I, s:I}", "kind", kind, "largest_layer", (json_int_t)of->most,
+                                "smallest_layer", (json_int_t)of->least);
     set_figure(figures, "largest", &top);
     set_figure(figures, "smallest", &bottom);
     json_object_set_new(figures, "rank_correlation", json_number(correlation));
-    json_object_set_new(figures, "trend", json_boolean(is_trend(correlation, count)));
+    json_object_set_new(figures, "trend", json_boolean(trend));
     json_object_set_new(figures, "layers_above_chance", json_integer((json_int_t)certain));
     put(patterns, "layers", text, figures);
-    free(means);
+}
+
+static void describe_layers(const json_t *layers, const char *kind, json_t *patterns) {
+    char path[64];
+    layer_excess of;
+    snprintf(path, sizeof path, "%s/alike_excess", kind);
+    if (collect_layers(layers, path, &of))
+        describe_layer_excess(layers, path, kind, &of, patterns);
+    free(of.means);
+    free(of.certain);
 }
 
 /* ---- places of the match, position, distance ---- */
@@ -181,8 +186,8 @@ static void describe_time(const json_t *analysis, const char *kind, json_t *patt
     figure near_figure = figure_at(near_bin, path), far_figure = figure_at(far_bin, path);
     snprintf(path, sizeof path, "distance/different_sequences/%s/mean_cosine", kind);
     figure others = figure_at(analysis, path);
-    phrase of_near = number_with_interval(&near_figure), of_far = number_with_interval(&far_figure);
-    phrase of_others = number_with_interval(&others);
+    phrase of_near = cosine_with_interval(&near_figure), of_far = cosine_with_interval(&far_figure);
+    phrase of_others = cosine_with_interval(&others);
     const char *verdict = lies_above(&near_figure, &far_figure)   ? "fades with distance"
                           : lies_above(&far_figure, &near_figure) ? "grows with distance"
                                                                   : "does not change clearly with distance";

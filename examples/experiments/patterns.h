@@ -16,10 +16,10 @@ json_t *patterns_of_experiment(const json_t *analysis);
 /**
  * What the experiments show against each other.
  * @param experiments member `experiments` of final_report.json
- * @param differences its member `differences`
+ * @param differences,between its members `differences` and `between_experiments`
  * @return as patterns_of_experiment
  */
-json_t *patterns_between_experiments(const json_t *experiments, const json_t *differences);
+json_t *patterns_between_experiments(const json_t *experiments, const json_t *differences, const json_t *between);
 
 /**
  * The answer in three sentences: which workload is the most redundant and by how much, in which layers, and whether the

@@ -37,54 +37,58 @@ bool lies_above(const figure *a, const figure *b) {
     return low > high;
 }
 
-/** Two significant digits: "0", "0.0031", "0.42", "6.2", "15", "100". */
-static phrase digits(double value) {
+/** As many decimals as a figure of that size needs: two below 1, then one. */
+static phrase percent_digits(double percent) {
     phrase out;
-    double size = fabs(value);
-    if (isnan(value))
+    if (isnan(percent))
         snprintf(out.text, sizeof out.text, "-");
-    else if (size < 5e-5)
+    else if (fabs(percent) < 0.005)
         snprintf(out.text, sizeof out.text, "0");
     else
-        snprintf(out.text, sizeof out.text, "%.*f",
-                 size < 0.00995  ? 4
-                 : size < 0.0995 ? 3
-                 : size < 0.995  ? 2
-                 : size < 9.95   ? 1
-                                 : 0,
-                 value);
+        snprintf(out.text, sizeof out.text, "%.*f", fabs(percent) < 0.995 ? 2 : 1, percent);
+    return out;
+}
+
+/** A cosine: three decimals. */
+static phrase cosine_digits(double cosine) {
+    phrase out;
+    if (isnan(cosine))
+        snprintf(out.text, sizeof out.text, "-");
+    else
+        snprintf(out.text, sizeof out.text, "%.3f", fabs(cosine) < 0.0005 ? 0.0 : cosine);
     return out;
 }
 
 phrase percent(double share) {
-    phrase out, number = digits(100.0 * share);
+    phrase out, number = percent_digits(100.0 * share);
     snprintf(out.text, sizeof out.text, "%.40s" NO_BREAK "%%", number.text);
     return out;
 }
 
-static phrase with_interval(const char *shown, double low, double high) {
-    phrase out, from = digits(low), to = digits(high);
-    if (isnan(low) || isnan(high))
+static phrase with_interval(const char *shown, const phrase *low, const phrase *high) {
+    phrase out;
+    if (strcmp(low->text, "-") == 0 || strcmp(high->text, "-") == 0)
         snprintf(out.text, sizeof out.text, "%.60s", shown);
     else
-        snprintf(out.text, sizeof out.text, "%.60s (%.40s to %.40s)", shown, from.text, to.text);
+        snprintf(out.text, sizeof out.text, "%.60s (%.40s to %.40s)", shown, low->text, high->text);
     return out;
 }
 
 phrase percent_with_interval(const figure *of) {
-    phrase share = percent(of->mean);
-    return with_interval(share.text, 100.0 * of->low, 100.0 * of->high);
+    phrase share = percent(of->mean), low = percent_digits(100.0 * of->low), high = percent_digits(100.0 * of->high);
+    return with_interval(share.text, &low, &high);
 }
 
 phrase points_with_interval(const figure *of) {
-    phrase number = digits(100.0 * of->mean), shown;
+    phrase number = percent_digits(100.0 * of->mean), shown;
+    phrase low = percent_digits(100.0 * of->low), high = percent_digits(100.0 * of->high);
     snprintf(shown.text, sizeof shown.text, "%.40s" NO_BREAK "points", number.text);
-    return with_interval(shown.text, 100.0 * of->low, 100.0 * of->high);
+    return with_interval(shown.text, &low, &high);
 }
 
-phrase number_with_interval(const figure *of) {
-    phrase number = digits(of->mean);
-    return with_interval(number.text, of->low, of->high);
+phrase cosine_with_interval(const figure *of) {
+    phrase number = cosine_digits(of->mean), low = cosine_digits(of->low), high = cosine_digits(of->high);
+    return with_interval(number.text, &low, &high);
 }
 
 phrase name_in_words(const char *name) {
@@ -93,5 +97,31 @@ phrase name_in_words(const char *name) {
     for (char *c = out.text; *c != 0; c++)
         if (*c == '_' || *c == '-')
             *c = ' ';
+    return out;
+}
+
+phrase layers_in_words(const bool *chosen, size_t count) {
+    phrase out = {""};
+    size_t used = 0, found = 0;
+    for (size_t layer = 0; layer < count; layer++)
+        found += chosen[layer];
+    if (found == 0 || found == count) {
+        snprintf(out.text, sizeof out.text, found == 0 ? "no layer" : "all %zu layers", count);
+        return out;
+    }
+    used = (size_t)snprintf(out.text, sizeof out.text, "layer%s", found > 1 ? "s" : "");
+    for (size_t layer = 0; layer < count; layer++) {
+        size_t last = layer;
+        if (!chosen[layer])
+            continue;
+        while (last + 1 < count && chosen[last + 1])
+            last++;
+        const char *between = strchr(out.text, ' ') != NULL ? ", " : " ";
+        if (used + 24 < sizeof out.text)
+            used += (size_t)(last > layer ? snprintf(out.text + used, sizeof out.text - used, "%s%zu to %zu", between,
+                                                     layer, last)
+                                          : snprintf(out.text + used, sizeof out.text - used, "%s%zu", between, layer));
+        layer = last;
+    }
     return out;
 }

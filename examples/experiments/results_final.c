@@ -168,24 +168,21 @@ static json_t *describe_differences(const final_report *report) {
 
 /* ---- the rest ---- */
 
-/** The comparison between experiments, as the report holds it; null where there is none. */
+/** The comparison between experiments, as the report holds it. */
 static json_t *describe_between(const char *path, error_text *error) {
     json_t *document = json_file_read(path, error), *pair;
     size_t index;
     if (document == NULL)
         return NULL;
-    json_t *pairs = json_object_get(document, "pairs"), *first = json_array_get(pairs, 0);
-    json_t *view = json_object_get(first, "view"), *between = NULL;
-    if (view != NULL) {
-        between = json_object();
-        json_object_set(between, "view", view);
-        json_object_set_new(between, "repeat", json_integer(0));
-        json_object_set(between, "pairs", pairs);
-        json_object_set(between, "left_out", json_object_get(document, "left_out"));
-        json_array_foreach(pairs, index, pair) json_object_del(pair, "view");
-    }
+    json_t *pairs = json_object_get(document, "pairs"), *between = json_object();
+    json_t *view = json_object_get(json_array_get(pairs, 0), "view");
+    json_object_set_new(between, "view", view != NULL ? json_incref(view) : json_null());
+    json_object_set_new(between, "repeat", json_integer(0));
+    json_object_set(between, "pairs", pairs);
+    json_object_set(between, "left_out", json_object_get(document, "left_out"));
+    json_array_foreach(pairs, index, pair) json_object_del(pair, "view");
     json_decref(document);
-    return between != NULL ? between : json_null();
+    return between;
 }
 
 /** Settings are the same for all experiments, but for the views, which are those of the first. */
@@ -223,7 +220,7 @@ static json_t *build(const final_report *report, const char *between, error_text
     json_object_set_new(document, "experiments", experiments);
     json_object_set_new(document, "differences", differences);
     json_object_set_new(document, "between_experiments", compared_pages);
-    json_object_set_new(document, "patterns", patterns_between_experiments(experiments, differences));
+    json_object_set_new(document, "patterns", patterns_between_experiments(experiments, differences, compared_pages));
     json_object_set_new(document, "method", patterns_method(experiments));
     json_object_set_new(document, "not_shown", patterns_not_shown(experiments));
     if (!report->reproducible) {
