@@ -61,7 +61,7 @@ static const char *const rules[] = {
     "border-bottom-color:var(--muted)}",
     "tbody th{font-weight:600}tbody th .small{display:block;font-weight:400;max-width:20rem}",
     ".n{text-align:right}.n .interval{display:block}", ".narrow{width:auto;min-width:min(100%,26rem)}",
-    ".scroll{overflow-x:auto;max-width:100%;margin:0 0 1rem}.scroll tbody th{overflow-wrap:normal}.scroll "
+    ".scroll{overflow-x:auto;max-width:100%;margin-block:0 1rem}.scroll tbody th{overflow-wrap:normal}.scroll "
     "caption{max-width:calc(100vw - 2rem)}",
     ".mark{min-width:9rem;width:31%}.cards thead th:first-child{width:22%}.mark.third{width:26%}",
     "svg{display:block;width:100%;height:auto;color:var(--ink)}svg text{font-family:inherit}",
@@ -85,11 +85,11 @@ static const char *const rules[] = {
     /* Folded parts. */
     "details{border-top:1px solid var(--rule);max-width:none}section>details:last-child{margin-bottom:-.6rem}",
     "summary{cursor:pointer;padding:.55rem 0;font-weight:600}summary .small{font-weight:400}",
-    "details>:not(summary){margin-left:1rem}details details>:not(summary){margin-left:1rem}",
+    "details>:not(summary){margin-left:1rem}details>table{width:calc(100% - 1rem)}",
     "pre{white-space:pre-wrap;overflow-wrap:anywhere;background:var(--panel);padding:.7rem .9rem;margin:.3rem 0 1rem;"
     "border-radius:4px;max-width:56rem;unicode-bidi:isolate;tab-size:4}",
     "pre.words{border-left:.25rem solid var(--warn)}", "h4{margin:.8rem 0 .2rem;font-size:.875rem;color:var(--muted)}",
-    ".facts{display:grid;grid-template-columns:max-content 1fr;gap:.15rem 1.2rem;margin:0 0 1rem;font-size:.94rem}",
+    ".facts{display:grid;grid-template-columns:max-content 1fr;gap:.15rem 1.2rem;margin-block:0 1rem;font-size:.94rem}",
     ".facts dt{color:var(--muted)}.facts dd{margin:0;min-width:0}",
     "footer{padding-top:1.5rem;padding-bottom:3rem;color:var(--muted);font-size:.875rem}", NULL};
 

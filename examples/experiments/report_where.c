@@ -255,22 +255,6 @@ static void write_matrix(const report_data *data, FILE *out) {
     fputs("</tbody></table></div>\n", out);
 }
 
-/** Experiments with equal prompts share what belongs to the prompts, which must be said. */
-static void write_same_prompts(const report_data *data, FILE *out) {
-    for (size_t later = 1; later < data->complete; later++)
-        for (size_t earlier = 0; earlier < later; earlier++) {
-            const report_row *one = data->as_run[earlier], *other = data->as_run[later];
-            const json_t *prompts = json_at(one->results, "config/prompts");
-            if (json_array_size(prompts) == 0 || !json_equal(prompts, json_at(other->results, "config/prompts")))
-                continue;
-            fputs("<p class=\"note\">", out);
-            html_text(out, other->words);
-            fputs(" has the same prompts as ", out);
-            html_text(out, one->words);
-            fputs(": what they share are the pages of the prompts.</p>\n", out);
-        }
-}
-
 static void write_left_out(const report_data *data, FILE *out) {
     const json_t *left_out = json_at(data->final, "between_experiments/left_out"), *one;
     size_t index;
@@ -309,8 +293,6 @@ void section_places(const report_data *data, FILE *out) {
                "Share of bytes. A block with others in both places is in both columns.", scopes, scope_paths, 2, false,
                "main");
     write_matrix(data, out);
-    if (json_array_size(json_at(data->final, "between_experiments/pairs")) > 0)
-        write_same_prompts(data, out);
     write_left_out(data, out);
     write_bars(data, out, "Alike pages, by place in the sequence",
                "Share of the pages at that place that have an alike earlier page, chance included.", positions,
