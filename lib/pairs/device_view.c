@@ -31,7 +31,7 @@ double kvsim__operand_bound(int32_t operand) {
         return 3e-7;
     case KVSIM__OPERAND_E4M3:
     case KVSIM__OPERAND_E5M2:
-        return 1e-4;
+        return 2e-4;
     default:
         return KVSIM__COSINE_BOUND;
     }
