@@ -4,7 +4,8 @@
 usage: test_experiments_report.py REPORT_PAGE [TEST]
 
 REPORT_PAGE (report_page.c) writes the page from documents that report_documents.py makes up. Needs Python 3.11;
-html5lib, jsonschema and gnuplot make more tests run, which are skipped, and counted, where they are absent.
+html5lib, jsonschema and gnuplot make more tests run, which are skipped, and counted, where they are absent; one needs
+$KVSIM_EXPERIMENTS, the program kvsim-experiments.
 The last line is `test_experiments_report: N passed, N failed, N skipped`.
 """
 
@@ -14,9 +15,10 @@ import os
 import random
 import re
 import shutil
+import subprocess
 
 from report_documents import Documents
-from report_harness import (HOSTILE, ROOT, Skip, by_id, elements, expect_estimate, expected_text, figures,
+from report_harness import (HOSTILE, ROOT, TIME_LIMIT, Skip, by_id, elements, expect_estimate, expected_text, figures,
                             hostile_documents, main, need_gnuplot, need_html5lib, page_of, parse, require,
                             require_rounded, rounded, row_named, run, table, temporary, test, title,
                             words)
@@ -93,14 +95,12 @@ def nothing_is_loaded_by_the_text_of_the_page():
     require("url(" not in text and "@import" not in text, "a style that loads something")
 
 
-@test
-def numbers_of_experiments_are_those_of_the_documents():
-    with temporary() as work:
-        documents = Documents()
-        tree = parse(page_of(documents, work))
+def check_experiments(tree, final):
+    """The table of experiments shows the figures of a final report."""
+    complete = [row for row in final["experiments"] if row["status"] == "complete"]
     rows = table(by_id(tree, "experiments"), "Redundancy by experiment")
-    require(len(rows) == 5, rows.keys())
-    for row in documents.final["experiments"]:
+    require(len(rows) == len(complete), rows.keys())
+    for row in complete:
         cells = row_named(rows, title(row["name"]))
         headline = row["headline"]
         expect_estimate(cells["Could be shared"], headline["saved_share"]["both"], "%")
@@ -110,9 +110,51 @@ def numbers_of_experiments_are_those_of_the_documents():
         tokens = row["tokens"]["prompt"]["mean"] + row["tokens"]["output"]["mean"]
         require(f"{tokens:,.0f} tokens" in words(cells["Experiment"]), words(cells["Experiment"]))
         require(row["description"] in words(cells["Experiment"]), words(cells["Experiment"]))
-    shares = [row["headline"]["saved_share"]["both"]["mean"] for row in documents.final["experiments"]]
+    shares = [row["headline"]["saved_share"]["both"]["mean"] for row in complete]
     shown = [figures(cells["Could be shared"])[0][0] for cells in rows.values()]
     require(shown == sorted(shares, reverse=True), "not from the most to the least redundant")
+
+
+@test
+def numbers_of_experiments_are_those_of_the_documents():
+    with temporary() as work:
+        documents = Documents()
+        tree = parse(page_of(documents, work))
+    check_experiments(tree, documents.final)
+
+
+@test
+def a_real_campaign_gives_a_page():
+    """Documents of the program itself: two small experiments, and one that fails with hostile last words."""
+    program = os.environ.get("KVSIM_EXPERIMENTS") or ""
+    if not os.path.exists(program):
+        raise Skip("$KVSIM_EXPERIMENTS does not name the program")
+    texts = {"lists": ["one, two, " * 4, "one, two, " * 5, "a b " * 10, "x " * 20, "- " * 20],
+             "poems": ["Shall I <b>compare</b> thee to a summer's", "Tyger Tyger, burning bright, in the forests",
+                       "Whose woods these are I think I know. His", "I wandered lonely as a cloud that floats",
+                       "Two roads diverged in a yellow wood, and"]}
+    experiments = [{"name": name, "description": f"Some {name} & more", "prompts": prompts, "max_tokens": 12,
+                    "repeats": 1} for name, prompts in texts.items()]
+    experiments.append({"name": "broken", "engine": "command", "prompts": ["x"], "max_tokens": 1, "repeats": 1,
+                        "engine_command": "echo '</pre><script>alert(1)</script>' >&2; exit 3"})
+    with temporary() as work:
+        (work / "experiments.json").write_text(json.dumps(experiments))
+        done = subprocess.run([program, "--experiments", work / "experiments.json", "--output-dir", work / "out"],
+                              capture_output=True, text=True, timeout=TIME_LIMIT)
+        if "no engine" in done.stderr:
+            raise Skip("the program was built without the engine")
+        page = (work / "out" / "report.html").read_text(encoding="utf-8")
+        final = json.loads((work / "out" / "final_report.json").read_text(encoding="utf-8"))
+    tree = parse(page)
+    check_experiments(tree, final)
+    require("</pre><script>alert(1)</script>" in words(by_id(tree, "failed")), words(by_id(tree, "failed")))
+    blocks = ["".join(block.itertext()) for block in elements(by_id(tree, "texts"), "pre")]
+    require(texts["poems"][0] in blocks and not elements(tree, "script"), "a prompt is not there as it was")
+    answer = [words(item) for item in elements(elements(by_id(tree, "answer"), "ol")[0], "li")]
+    require(len(answer) == len(final["answer"]) >= 3, answer)
+    if shutil.which("gnuplot"):
+        pictures = [p for p in elements(tree, "svg") if p.get("role") == "img"]
+        require(len(pictures) == 2 + 2 + 2, f"{len(pictures)} pictures")
 
 
 @test
@@ -550,4 +592,4 @@ def many_long_texts_are_cut_and_it_is_said():
 
 
 if __name__ == "__main__":
-    main("test_experiments_report", 27, __doc__)
+    main("test_experiments_report", 28, __doc__)
