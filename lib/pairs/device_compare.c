@@ -81,6 +81,9 @@ static kvsim_status resolve(comparing *at, uint32_t flags) {
 static kvsim_status take_near(comparing *at) {
     kvsim__near_list *list = &at->run->near.kinds[at->kind];
     const uint32_t count = at->counts[KVSIM__LIST_NEAR];
+    if (count == 0) {
+        return KVSIM_OK;
+    }
     kvsim_status status = kvsim__near_reserve(&at->run->near, at->kind, count);
     if (status == KVSIM_OK) {
         status = kvsim__device_download(at->run->accelerator, list->pairs + list->count,
@@ -93,6 +96,9 @@ static kvsim_status take_near(comparing *at) {
 /* Offer the first `count` pairs of the list of best ones to a heap. */
 static kvsim_status offer_top(comparing *at, uint32_t count, kvsim__scored_pair *top, size_t *top_count) {
     kvsim__base *base = at->run->pairing->base;
+    if (count == 0) {
+        return KVSIM_OK;
+    }
     kvsim__device_pair *pairs = kvsim__allocate(base, count, sizeof *pairs);
     if (pairs == NULL) {
         return kvsim__fail_memory(base, count * sizeof *pairs, "the most similar pairs");

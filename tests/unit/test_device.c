@@ -572,7 +572,7 @@ START_TEST(little_memory_makes_panels_small_and_too_little_is_said) {
     page_list *list = make_pages(SLOTS, 8);
     const counts expected = expected_counts(list, NULL);
     kvsim_options options = options_of(KVSIM_BACKEND_CUDA, NULL);
-    bool done = false, refused = false;
+    bool done = false, was_refused = false;
     for (options.device_memory_bytes = 1 << 12; !done; options.device_memory_bytes *= 2) {
         ck_assert_uint_lt(options.device_memory_bytes, (uint64_t)1 << 30);
         kvsim_ctx *ctx = NULL;
@@ -582,7 +582,7 @@ START_TEST(little_memory_makes_panels_small_and_too_little_is_said) {
         const kvsim_status status = kvsim_compute(ctx, NULL, &result);
         if (status == KVSIM_E_NOMEM) {
             ck_assert_msg(strstr(kvsim_ctx_error(ctx), "out of device memory") != NULL, "%s", kvsim_ctx_error(ctx));
-            refused = true;
+            was_refused = true;
         } else {
             ck_status(ctx, status, KVSIM_OK);
             const counts found = counts_of(result);
@@ -593,7 +593,7 @@ START_TEST(little_memory_makes_panels_small_and_too_little_is_said) {
         kvsim_result_destroy(result);
         check_and_destroy(ctx);
     }
-    ck_assert(refused);
+    ck_assert(was_refused);
 }
 END_TEST
 
