@@ -196,7 +196,7 @@ static bool is_pair(const kvsim__row_facts *later, const kvsim__row_facts *earli
     return later->slot.class_id != UINT32_MAX && earlier->slot.class_id != UINT32_MAX;
 }
 
-/* A number in [-1, 1) for a pair, always the same. */
+/* A number in [-1, 1) for two classes of equal pages, always the same: equal products are wrong alike. */
 static double noise_of(uint32_t later, uint32_t earlier) {
     uint64_t z = ((uint64_t)later << 32 | earlier) * 0x9e3779b97f4a7c15u;
     z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9u;
@@ -217,7 +217,8 @@ static void compare_pair(const comparing *at, uint32_t row, uint32_t column, dou
         return;
     }
     const double unit = (double)of.later->unit * (double)of.earlier->unit;
-    const double noise = kvsim_twin()->noise * noise_of(of.later_slot, of.earlier_slot) * (double)at->rules->bound;
+    const double noise =
+        kvsim_twin()->noise * noise_of(of.later->slot.class_id, of.earlier->slot.class_id) * (double)at->rules->bound;
     of.figures = kvsim__decide(at->rules, of.later, of.earlier, (float)(unit > 0.0 ? dot + noise / unit : dot));
     of.cosine = (double)of.figures.cosine;
     of.distance = (double)of.figures.distance;
