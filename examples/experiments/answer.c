@@ -151,26 +151,34 @@ static void say_layers(sentence *to, const char *names[2], const json_t *differe
     say(to, "in %s of the %ss", where.text, kind);
 }
 
-static void say_likeness(sentence *to, const json_t *more, const json_t *less, const json_t *differences) {
-    const char *names[2] = {member_text(more, "name"), member_text(less, "name")};
-    phrase second = name_in_words(names[1]);
-    figure of_first = figure_at(more, "headline/alike_excess/both"),
-           of_second = figure_at(less, "headline/alike_excess/both");
-    phrase share = percent_with_interval(&of_first), other = percent_with_interval(&of_second);
+/** Where the difference of two experiments is more than noise, and where it is largest. */
+static void say_where(sentence *to, const char *names[2], const json_t *differences) {
     figure largest[2] = {{(double)NAN, (double)NAN, (double)NAN}, {(double)NAN, (double)NAN, (double)NAN}};
     int layers[2] = {0, 0};
-    say(to,
-        "beyond chance %s of its pages have an alike earlier page, against %s of %s; the difference is more than "
-        "noise ",
-        share.text, other.text, second.text);
+    say(to, "; the difference is more than noise ");
     say_layers(to, names, differences, "key", &largest[0], &layers[0]);
     say(to, " and ");
     say_layers(to, names, differences, "value", &largest[1], &layers[1]);
     int which = isnan(largest[1].mean) || fabs(largest[0].mean) >= fabs(largest[1].mean) ? 0 : 1;
-    if (!isnan(largest[which].mean)) {
+    if (!isnan(largest[which].mean) && largest[which].mean != 0.0) {
         phrase points = points_with_interval(&largest[which]);
         say(to, ", and largest in layer %d of the %s: %s", layers[which], which == 0 ? "keys" : "values", points.text);
     }
+}
+
+static void say_likeness(sentence *to, const json_t *more, const json_t *less, const json_t *differences) {
+    const char *names[2] = {member_text(more, "name"), member_text(less, "name")};
+    phrase second = name_in_words(names[1]);
+    figure of_first = figure_at(more, "headline/alike_excess/both");
+    figure of_second = figure_at(less, "headline/alike_excess/both");
+    phrase share = percent_with_interval(&of_first), other = percent_with_interval(&of_second);
+    turned all = find_difference(differences, names[0], names[1], "alike_excess", "both", -1);
+    say(to, "beyond chance %s of its pages have an alike earlier page, against %s of %s", share.text, other.text,
+        second.text);
+    if (isnan(all.difference.low) && all.difference.mean != 0.0)
+        say(to, "; how sure that difference is cannot be computed, since the prompts are too few or do not differ");
+    else if (!isnan(all.difference.low))
+        say_where(to, names, differences);
     say(to, ".");
 }
 

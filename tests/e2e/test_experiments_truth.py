@@ -106,8 +106,8 @@ def planted():
     need_numpy()
     return Campaign(spec("planted", [PLAIN[0]] * 8, temperature=0, repeats=3),
                     spec("planted_once", [PLAIN[0]] * 8, temperature=0, repeats=1),
-                    spec("greedy", PLAIN, temperature=0, repeats=3), spec("greedy_once", PLAIN, temperature=0, repeats=1),
-                    spec("few", PLAIN[:4], repeats=1))
+                    spec("few", PLAIN[:4], repeats=1), spec("greedy", PLAIN, temperature=0, repeats=3),
+                    spec("greedy_once", PLAIN, temperature=0, repeats=1))
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -483,7 +483,7 @@ def with_fewer_than_five_prompts_there_is_no_interval():
     for metric in ("alike_share", "saved_share", "exact_share", "alike_excess"):
         found = planted().analysis("few")["headline"][metric]["both"]
         require(found["low"] is None and found["high"] is None and not found["constant"], found)
-    row = planted().difference("greedy", "few", "alike_excess")
+    row = planted().difference("few", "greedy", "alike_excess")
     require(row["low"] is None and not row["different"], row)
 
 
