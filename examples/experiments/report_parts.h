@@ -92,4 +92,16 @@ void write_patterns(const report_data *data, FILE *out, const char *const *topic
 void fold_patterns(const report_data *data, FILE *out, const char *const *topics);
 /** @} */
 
+/** @name Folded tables of numbers with a column for each experiment
+ * @{ */
+/** Begin one: what it holds, heads of its first columns (ended by NULL), and what follows an experiment's name. */
+void numbers_begin(const report_data *data, FILE *out, const char *summary, const char *const *heads, const char *unit);
+void numbers_cell(FILE *out, const report_estimate *estimate, const char *unit);
+void numbers_end(FILE *out);
+/** What could be shared at other errors than that of the headline. */
+void fold_budgets(const report_data *data, FILE *out);
+/** Where every byte belongs, and what coding without loss would save. */
+void fold_ledger(const report_data *data, FILE *out);
+/** @} */
+
 #endif

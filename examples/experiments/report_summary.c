@@ -203,8 +203,11 @@ void section_experiments(const report_data *data, FILE *out) {
     table_end(out);
     fputs(
         "<p class=\"note\">A figure without an interval has none because no prompt differs from the others, or because "
-        "there are too few.</p>\n</section>\n",
+        "there are too few.</p>\n",
         out);
+    fold_budgets(data, out);
+    fold_ledger(data, out);
+    fputs("</section>\n", out);
 }
 
 /** A difference of two experiments in two figures, turned so that the first has more that could be shared. */

@@ -101,6 +101,7 @@ static void write_pair(const report_data *data, FILE *out) {
 
 /** The numbers behind the pictures: a row for each layer, keys and values, a column for each experiment. */
 static void write_layer_table(const report_data *data, FILE *out) {
+    static const char *const heads[] = {"Layer", "Kind", NULL};
     size_t most = 0;
     const report_row *longest = NULL;
     for (size_t i = 0; i < data->complete; i++)
@@ -108,16 +109,7 @@ static void write_layer_table(const report_data *data, FILE *out) {
             longest = &data->rows[i];
             most = layers_of(longest);
         }
-    fputs("<details><summary>The numbers: pages alike beyond chance, by layer</summary>\n"
-          "<div class=\"scroll\" tabindex=\"0\" role=\"region\" aria-label=\"Pages alike beyond chance, by layer\">"
-          "<table><thead><tr><th scope=\"col\">Layer</th><th scope=\"col\">Kind</th>",
-          out);
-    for (size_t i = 0; i < data->complete; i++) {
-        fputs("<th scope=\"col\" class=\"n\">", out);
-        html_text(out, data->rows[i].words);
-        fputs(", %</th>", out);
-    }
-    fputs("</tr></thead>\n<tbody>\n", out);
+    numbers_begin(data, out, "The numbers: pages alike beyond chance, by layer", heads, ", %");
     for (size_t line = 0; line < 2 * most && line < MOST_ROWS; line++) {
         size_t layer = line / 2, kind = line % 2;
         char path[PATH_SIZE];
@@ -126,13 +118,11 @@ static void write_layer_table(const report_data *data, FILE *out) {
                 kind == 0 ? "keys" : "values");
         for (size_t i = 0; i < data->complete; i++) {
             report_estimate excess = estimate_at(layer_of(&data->rows[i], layer), path);
-            fputs("<td class=\"n\">", out);
-            html_estimate(out, &excess, number_percent, "");
-            fputs("</td>", out);
+            numbers_cell(out, &excess, "");
         }
         fputs("</tr>\n", out);
     }
-    fputs("</tbody></table></div></details>\n", out);
+    numbers_end(out);
 }
 
 void section_layers(const report_data *data, FILE *out) {

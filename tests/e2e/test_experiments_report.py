@@ -217,6 +217,34 @@ def numbers_of_layers_are_those_of_the_documents():
 
 
 @test
+def numbers_of_bytes_are_those_of_the_documents():
+    with temporary() as work:
+        documents = Documents()
+        tree = parse(page_of(documents, work))
+    budgets, ledger = elements(by_id(tree, "experiments"), "table")[1:]
+    for found, members in ((budgets, None), (ledger, ("exact", "ulp", "near", "unique", "left_out"))):
+        heads = [words(head) for head in elements(elements(found, "thead")[0], "th")]
+        lines = elements(elements(found, "tbody")[0], "tr")
+        for name, result in documents.results.items():
+            analysis = result["cache_analysis"]
+            if members is None:
+                column = heads.index(f"{title(name)}, %")
+                require(len(lines) == len(analysis["dedup_curve"]), len(lines))
+                for line, point in zip(lines, analysis["dedup_curve"]):
+                    require(words(line[0]) == f"{100 * point['budget']:g} %", words(line[0]))
+                    expect_estimate(line[column], point["saved_share"], "")
+                continue
+            column = heads.index(title(name))
+            seen = analysis["ledger"]["seen_bytes"]["mean"]
+            require(figures(lines[0][column])[0][0] == seen, words(lines[0]))
+            bins = [analysis["ledger"][f"{member}_bytes"]["mean"] for member in members]
+            bins += [analysis["lossless"][f"{member}_gain_bytes"]["mean"] for member in ("coding", "repetition")]
+            require(len(lines) == 1 + len(bins), len(lines))
+            for line, expected in zip(lines[1:], bins):
+                expect_estimate(line[column], {"mean": expected / seen, "low": None}, "%")
+
+
+@test
 def heat_map_has_every_layer_in_its_colour():
     need_gnuplot()
     with temporary() as work:
@@ -592,4 +620,4 @@ def many_long_texts_are_cut_and_it_is_said():
 
 
 if __name__ == "__main__":
-    main("test_experiments_report", 28, __doc__)
+    main("test_experiments_report", 29, __doc__)
