@@ -111,8 +111,10 @@ typedef struct kvsim_ctx kvsim_ctx;
 
 /** @name Backends
  * @{ */
-#define KVSIM_BACKEND_AUTO 0 /**< the best that can run here; falls back to the CPU with a log line */
-#define KVSIM_BACKEND_CPU  1 /**< the CPU */
+/** A CUDA device if one can be had when it is first needed, else the CPU, with a log line. A device that fails hands
+ * over to the CPU for good, unless pages are in its memory. */
+#define KVSIM_BACKEND_AUTO 0
+#define KVSIM_BACKEND_CPU  1 /**< the CPU; tensors on a device are refused */
 #define KVSIM_BACKEND_CUDA 2 /**< a CUDA device, or KVSIM_E_BACKEND with the reason */
 /** @} */
 
@@ -152,7 +154,7 @@ typedef struct kvsim_options {
     /** Buffer that receives the reason when `kvsim_ctx_create` fails (there is no context to ask). NULL: none. */
     char *error_buffer;
     uint64_t error_buffer_size; /**< bytes of `error_buffer`, terminating NUL included */
-    int32_t device_ordinal;     /**< number of the CUDA device */
+    int32_t device_ordinal;     /**< number of the CUDA device; tensors of another are refused */
     /** Share of the time in which kernels may run on the device, in per cent, 1..100; 0 = 100. */
     uint32_t device_duty_percent;
     /** Most bytes of the device's memory that are taken at a time, borrowed tensors apart; 0 = half of what is free
@@ -174,8 +176,8 @@ KVSIM_API void kvsim_options_init(kvsim_options *options);
  * Create a context.
  *
  * **Threads:** one context must not be used by two threads at the same time; different contexts are
- * independent. The library keeps no mutable global state but the kernel table, which is filled once.
- * It installs no signal handler, never calls exit or abort and never changes the floating-point mode.
+ * independent. The library keeps no mutable global state but the kernel table and the backend of devices, each of which
+ * is found once. It installs no signal handler, never calls exit or abort and never changes the floating-point mode.
  *
  * @param options NULL for the defaults
  * @param out [owned] the context, for `kvsim_ctx_destroy`; NULL on failure
@@ -341,7 +343,7 @@ typedef struct kvsim_pages {
     /** Tokens of a page, for KVSIM_LAYOUT_OPAQUE only (0 = 1). */
     int32_t page_tokens;
     int32_t reserved; /**< 0 */
-    /** CUDA stream (`cudaStream_t`) that tensors on a device were written on: what is queued there is waited for, on
+    /** Handle of the CUDA stream that tensors on a device were written on: what is queued there is waited for, on
      * the device. NULL: the legacy default stream. */
     void *stream;
 } kvsim_pages;
@@ -361,6 +363,9 @@ KVSIM_API void kvsim_pages_init(kvsim_pages *pages);
 
 /**
  * Add pages to the context, by copy or (KVSIM_PAGES_BORROW) where they lie.
+ *
+ * Tensors may be in host memory or in that of the context's CUDA device (then their elements are aligned to their size;
+ * copies stay on the device). Pages of both kinds may form one group.
  *
  * Contents are looked at by `kvsim_compute`, not here, except that a copy is taken. A call that fails adds nothing.
  *
@@ -537,6 +542,12 @@ typedef struct kvsim_result kvsim_result;
  * 64 MiB + 64 bytes a page (more only where two pages with their packed forms exceed that). The result is the same,
  * bit for bit, whatever the number of threads.
  *
+ * On a device, pages of one layer are in its memory at a time (those that the host has are copied there), and packed
+ * forms and lists take 30 % of their bytes or 1 GiB, whichever is more, within `device_memory_bytes`. On the host it
+ * takes what the pairs near enough for a budget take, in bands; the flags ASSIGNMENTS, CHANCE, LEDGER and DISTANCES
+ * besides copies of one layer's pages, if these are on the device. Results of a device are the same each time, and
+ * those of the CPU within the bounds below (2.5e-4 for f8 in the raw view); counts at thresholds and budgets are equal.
+ *
  * **Numerics.** Products of elements are accumulated in fp32 over at most 32 terms, then in double; error of a
  * cosine: at most 2e-6 absolute for n <= 65,536. Pairs within that bound of a threshold, or of a budget, are computed
  * again in double from the stored bytes, so counts are exact. Distances with
@@ -546,8 +557,9 @@ typedef struct kvsim_result kvsim_result;
  * @param options NULL for the defaults
  * @param out [owned] the result, for `kvsim_result_destroy`, which must come before `kvsim_ctx_destroy`; NULL on
  * failure
- * @return KVSIM_OK (also when there is no pair to compare), KVSIM_E_INVALID, KVSIM_E_NOMEM, KVSIM_E_CANCELLED,
- *         KVSIM_E_UNSUPPORTED (de-rotated view without RoPE facts)
+ * @return KVSIM_OK (also when there is no pair to compare), KVSIM_E_INVALID, KVSIM_E_NOMEM (also of the device's
+ * memory), KVSIM_E_CANCELLED, KVSIM_E_UNSUPPORTED (de-rotated view without RoPE facts), KVSIM_E_BACKEND (a device has
+ *         failed, and the CPU may not go on)
  */
 KVSIM_API kvsim_status kvsim_compute(kvsim_ctx *ctx, const kvsim_compute_options *options, kvsim_result **out);
 
