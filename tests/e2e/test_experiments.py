@@ -29,7 +29,6 @@ SHORT = {"name": "short", "prompts": ["The weather is fine.", "def f(x):\n    re
          "max_tokens": 24, "repeats": 2}
 OTHER = {"name": "other", "prompts": ["import os\nimport sys\n", "Dear Sir,", "1, 2, 3, 4, 5, 6, 7, 8,"],
          "max_tokens": 24, "repeats": 2}
-SLOW = {"name": "slow", "prompts": ["A long story.", "Another long story."], "max_tokens": 500, "repeats": 2}
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -40,6 +39,13 @@ SLOW = {"name": "slow", "prompts": ["A long story.", "Another long story."], "ma
 @functools.cache
 def is_plain_build():
     return b"__asan_init" not in pathlib.Path(harness.program).read_bytes()
+
+
+def slow(tokens=300, **changes):
+    """An experiment that takes long enough to be disturbed; a sanitizer makes it ten times as slow."""
+    tokens = tokens if is_plain_build() else tokens // 10
+    return {"name": "slow", "prompts": ["A long story.", "Another long story."], "max_tokens": tokens,
+            "repeats": 2} | changes
 
 
 @functools.cache
@@ -328,9 +334,9 @@ def prompts_come_from_a_file_beside_the_experiment():
 
 @functools.cache
 def undisturbed():
-    """What SHORT and SLOW give when nobody disturbs them."""
+    """What the two experiments give when nobody disturbs them."""
     with temporary() as work:
-        succeed(run(work, SHORT, SLOW, more=["--reproducible"]))
+        succeed(run(work, SHORT, slow(), more=["--reproducible"]))
         return visible(work / "out")
 
 
@@ -342,7 +348,7 @@ def kill_and_resume(work, moment, process, out):
     process.wait()
     wait_until(lambda: not any(map(is_alive, workers)), "the workers of a killed program end")
     before = complete_runs(out)
-    succeed(run(work, SHORT, SLOW, more=["--reproducible", "--resume"]))
+    succeed(run(work, SHORT, slow(), more=["--reproducible", "--resume"]))
     after = complete_runs(out)
     require(len(after) == 4 and before.items() <= after.items(), f"done again: {before} {after}")
     require(visible(out) == undisturbed(), "another outcome than without the kill")
@@ -355,14 +361,14 @@ def has_runs(out, count):
 
 @cases(("at once", lambda out, process: True),
        ("first run complete", lambda out, process: has_runs(out, 1)),
-       ("results of the first experiment", lambda out, process: (out / "short/results.json").exists()),
-       ("in a run of the second", lambda out, process: worker_of(process, "run", "slow") and has_runs(out, 3)),
-       ("all runs complete", lambda out, process: has_runs(out, 4)),
+       ("in a run of the second", lambda out, process: worker_of(process, "run", "slow") and has_runs(out, 3), True),
        ("results of the second", lambda out, process: (out / "slow/results.json").exists()),
-       ("final report", lambda out, process: (out / "final_report.json").exists()))
-def a_killed_campaign_goes_on(reached):
+       ("final report", lambda out, process: (out / "final_report.json").exists(), True))
+def a_killed_campaign_goes_on(reached, always=False):
     need_engine()
-    with temporary() as work, started(work, SHORT, SLOW, more=["--reproducible"]) as process:
+    if not always and not is_plain_build():
+        raise Skip("a few moments are enough for a sanitizer")
+    with temporary() as work, started(work, SHORT, slow(), more=["--reproducible"]) as process:
         out = work / "out"
         kill_and_resume(work, lambda p: wait_until(lambda: p.poll() is not None or reached(out, p), "the moment"),
                         process, out)
@@ -371,7 +377,7 @@ def a_killed_campaign_goes_on(reached):
 @test
 def an_interrupt_finishes_what_is_done_and_says_how_to_go_on():
     need_engine()
-    with temporary() as work, started(work, SHORT, SLOW, more=["--reproducible"]) as process:
+    with temporary() as work, started(work, SHORT, slow(), more=["--reproducible"]) as process:
         out = work / "out"
         wait_until(lambda: has_runs(out, 3), "one run of the second experiment", process)
         begin = time.monotonic()
@@ -385,14 +391,14 @@ def an_interrupt_finishes_what_is_done_and_says_how_to_go_on():
         require(status_of(out) == {"short": "complete", "slow": "failed"}, status_of(out))
         require("interrupted" in reason_of(out, "slow"), reason_of(out, "slow"))
         require(not (out / "slow").exists(), "results of what is not complete")
-        succeed(run(work, SHORT, SLOW, more=["--reproducible", "--resume"]))
+        succeed(run(work, SHORT, slow(), more=["--reproducible", "--resume"]))
         require(visible(out) == undisturbed(), "another outcome than without the interrupt")
 
 
 @test
 def an_interrupt_before_anything_is_complete():
     need_engine()
-    with temporary() as work, started(work, SLOW) as process:
+    with temporary() as work, started(work, slow()) as process:
         wait_until(lambda: worker_of(process, "run", "slow"), "the first run", process)
         process.send_signal(signal.SIGTERM)
         _, text = process.communicate(timeout=60)
@@ -463,7 +469,7 @@ def another_model_under_the_same_name_is_another_configuration():
 @test
 def two_at_once_do_not_share_a_folder():
     need_engine()
-    with temporary() as work, started(work, SLOW) as process:
+    with temporary() as work, started(work, slow()) as process:
         wait_until(lambda: worker_of(process, "run", "slow"), "the first run", process)
         done = run(work, SHORT)
         require(done.returncode == 1 and "at work" in done.stderr, done.stderr)
@@ -473,7 +479,7 @@ def two_at_once_do_not_share_a_folder():
 def a_terminal_shows_one_line_and_its_interrupt_reaches_the_program_alone():
     need_engine()
     with temporary() as work:
-        file = experiments_file(work, SLOW | {"max_tokens": 1900})
+        file = experiments_file(work, slow(1200))
         pid, terminal = pty.fork()
         if pid == 0:
             os.execv(harness.program, [harness.program, str(file), "--output-dir", str(work / "out"), "--no-plots"])
@@ -511,7 +517,7 @@ def a_terminal_shows_one_line_and_its_interrupt_reaches_the_program_alone():
 @cases(("crash", signal.SIGSEGV, "crashed: signal 11"), ("kill", signal.SIGKILL, "killed (signal 9)"))
 def a_worker_that_dies_takes_only_its_experiment_along(number, words):
     need_engine()
-    with temporary() as work, started(work, SLOW, SHORT) as process:
+    with temporary() as work, started(work, slow(), SHORT) as process:
         wait_until(lambda: worker_of(process, "run", "slow"), "the first run", process)
         time.sleep(0.2)
         os.kill(worker_of(process, "run", "slow"), number)
@@ -521,7 +527,7 @@ def a_worker_that_dies_takes_only_its_experiment_along(number, words):
         out = work / "out"
         require(status_of(out) == {"slow": "failed", "short": "complete"}, status_of(out))
         require(words in reason_of(out, "slow"), reason_of(out, "slow"))
-        succeed(run(work, SLOW, SHORT, more=["--resume"]))
+        succeed(run(work, slow(), SHORT, more=["--resume"]))
         require(status_of(out) == {"slow": "complete", "short": "complete"}, status_of(out))
 
 
@@ -580,7 +586,7 @@ def a_command_that(text, words):
 def the_time_limit_holds_for_the_embedded_engine():
     need_engine()
     with temporary() as work:
-        done = run(work, SLOW | {"prompts": ["x"] * 40, "max_tokens": 2000, "repeats": 1}, more=["--time-limit", 0.2])
+        done = run(work, slow(2000, prompts=["x"] * 40, repeats=1), more=["--time-limit", 0.2])
         require(done.returncode == 1 and "took longer than its 0.2 s" in done.stderr, done.stderr)
 
 
@@ -590,7 +596,7 @@ def files_that_cannot_grow_are_a_clear_failure():
     with temporary() as work:
         succeed(run(work, SHORT))
         before = visible(work / "out")
-        done = run(work, SHORT, SLOW, more=["--resume"], limit_file_bytes=2 << 20)
+        done = run(work, SHORT, slow(400, prompts=["x"] * 20), more=["--resume"], limit_file_bytes=2 << 20)
         require(done.returncode == 1 and "experiment slow failed" in done.stderr and "too large" in done.stderr,
                 done.stderr)
         require(visible(work / "out")["short/results.json"] == before["short/results.json"], "results were lost")
@@ -763,4 +769,4 @@ def an_output_folder_that_cannot_be_made():
 
 
 if __name__ == "__main__":
-    harness.main("test_experiments", 107, __doc__)
+    harness.main("test_experiments", 105, __doc__)
