@@ -419,7 +419,7 @@ def pairs():
                 continue
             fields = fields | {"model": str(harness.DATA / name)}
         experiments += [spec(f"{name}-{engine}", engine=engine, **fields) for engine in ("builtin", "transformers")]
-    return Campaign(experiments, "--keep-dumps", "--jobs", "2")
+    return Campaign(experiments, "--keep-dumps", "--jobs", "2", "--threads", "1")
 
 
 def generation(work, name):
@@ -506,7 +506,7 @@ def campaign_of_models():
                for name, (fields, _) in REFUSED.items()]
     words = spec("words", engine="transformers", model=str(folder / "gpt_neox_words"), max_tokens=16,
                  prompts=["the cat sat", "on the moon"], tensor_parallel_size=4, gpu_memory_utilization=0.5)
-    return Campaign([*refused, *running, words], "--keep-dumps", "--jobs", "2")
+    return Campaign([*refused, *running, words], "--keep-dumps", "--jobs", "2", "--threads", "1")
 
 
 @functools.cache
