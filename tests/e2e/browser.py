@@ -67,7 +67,7 @@ class Browser:
             self.process.wait()
         os.close(self.to)
         os.close(self.back)
-        for _ in range(50):  # its helpers may still be writing to the profile
+        for _ in range(50):  # its processes may still be writing to the profile
             try:
                 self.profile.cleanup()
                 break
