@@ -19,6 +19,7 @@ typedef struct kvsim__accelerator {
     bool failed;            /**< a call has failed since the flag was cleared */
     uint32_t list_capacity; /**< pairs on a list to begin with; 0 = as many as serve well */
     uint32_t panel_rows;    /**< most rows of a panel; 0 = as many as serve well */
+    uint32_t launch_rows;   /**< rows that are compared at a time; 0 = as many as serve well */
     char name[128];         /**< of the device */
 } kvsim__accelerator;
 

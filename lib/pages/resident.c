@@ -254,7 +254,9 @@ void kvsim__resident_close(kvsim__resident *resident) {
 kvsim_status kvsim__resident_fetch(const kvsim__resident *resident, size_t first, size_t count, unsigned char *to) {
     kvsim__accelerator *accelerator = resident->accelerator;
     kvsim__device_memory memory = {.accelerator = accelerator};
-    const size_t at_once = resident->page_bytes < FETCH_BYTES ? (size_t)FETCH_BYTES / resident->page_bytes : (size_t)1;
+    const uint64_t left = kvsim__device_room(accelerator) / 4;
+    const size_t most = (size_t)(left < FETCH_BYTES ? left : FETCH_BYTES) / resident->page_bytes;
+    const size_t at_once = most > 0 ? most : 1;
     const size_t room = count < at_once ? count : at_once;
     void *gathered;
     kvsim_status status =

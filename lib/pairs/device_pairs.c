@@ -23,6 +23,10 @@ enum {
 #define LAUNCH_PRODUCTS        ((uint64_t)1 << 42)
 #define SIMPLE_LAUNCH_PRODUCTS ((uint64_t)1 << 37)
 
+/* The same for codes, which no tensor core compares, and for bits. */
+#define LAUNCH_CODES ((uint64_t)1 << 39)
+#define LAUNCH_BITS  ((uint64_t)1 << 42)
+
 static uint64_t round_up(uint64_t value, uint64_t unit) {
     return (value + unit - 1) / unit * unit;
 }
@@ -249,22 +253,74 @@ static kvsim_status pack(kvsim__device_run *run, int which, int kind, size_t fir
 
 /* ---- comparing ---- */
 
-static kvsim_status compare_bits(kvsim__device_run *run, int kind, const kvsim__device_panel *columns) {
+/* Rows for which a launch does about `work`, where each takes `row`. */
+static uint32_t rows_of_launch(const kvsim__device_run *run, uint64_t work, uint64_t row) {
+    const uint32_t asked = run->accelerator->launch_rows;
+    const uint64_t rows = (asked > 0 ? asked : work / row) / ROW_UNIT * ROW_UNIT;
+    return rows < ROW_UNIT ? ROW_UNIT : rows > MOST_ROWS ? MOST_ROWS : (uint32_t)rows;
+}
+
+/* The rows [begin, end) of a panel as a panel; `begin` is a multiple of ROW_UNIT. */
+static kvsim__device_panel part_of(const kvsim__device_panel *panel, uint32_t begin, uint32_t end) {
+    kvsim__device_panel part = *panel;
+    part.first += begin;
+    part.count = end - begin;
+    part.capacity = (uint32_t)round_up(end, ROW_UNIT) - begin;
+    part.operand = NULL;
+    part.signs = panel->signs != NULL ? panel->signs + begin * panel->bit_bytes : NULL;
+    part.actives = panel->actives != NULL ? panel->actives + begin * panel->bit_bytes : NULL;
+    part.codes = panel->codes != NULL ? panel->codes + begin * panel->code_bytes : NULL;
+    part.facts = panel->facts + begin;
+    part.sign_count = panel->sign_count + begin;
+    part.active_count = panel->active_count + begin;
+    return part;
+}
+
+static kvsim_status launch_bits(kvsim__device_run *run, int kind, uint32_t what, const kvsim__device_panel *rows,
+                                const kvsim__device_panel *columns) {
     kvsim__accelerator *accelerator = run->accelerator;
+    const kvsim__device_bit_compare job = {.rows = *rows,
+                                           .columns = *columns,
+                                           .what = what,
+                                           .elements = (uint32_t)run->pairing->groups[kind].elements,
+                                           .filter = run->pairing->plan->different_sequences,
+                                           .path = KVSIM__GRAM_BEST,
+                                           .figures = run->kinds[kind].gathered.bits[what]};
+    return kvsim__device_check(accelerator, accelerator->table->compare_bits(accelerator->device, &job),
+                               "comparing codes");
+}
+
+/* Bits or codes of all rows with a panel of columns, in launches that do not last too long. */
+static kvsim_status compare_what(kvsim__device_run *run, int kind, uint32_t what, const kvsim__device_panel *columns) {
+    const kvsim__device_panel *rows = &run->panels[0];
+    const atomic_bool *stop = &run->pairing->progress->stop;
+    const uint64_t row = (uint64_t)columns->count * run->pairing->groups[kind].elements;
+    const uint32_t step = rows_of_launch(run, what == KVSIM__BITS_CODES ? LAUNCH_CODES : LAUNCH_BITS, row);
     kvsim_status status = KVSIM_OK;
-    for (uint32_t what = 0; what < KVSIM__BIT_KINDS && status == KVSIM_OK; what++) {
-        if (run->kinds[kind].gathered.bits[what] == NULL) {
+    for (uint32_t begin = 0; begin < rows->count && status == KVSIM_OK && !atomic_load(stop); begin += step) {
+        const uint32_t end = rows->count - begin < step ? rows->count : begin + step;
+        const kvsim__device_panel part = part_of(rows, begin, end);
+        if (columns != rows) {
+            status = launch_bits(run, kind, what, &part, columns);
             continue;
         }
-        const kvsim__device_bit_compare job = {.rows = run->panels[0],
-                                               .columns = *columns,
-                                               .what = what,
-                                               .elements = (uint32_t)run->pairing->groups[kind].elements,
-                                               .filter = run->pairing->plan->different_sequences,
-                                               .path = KVSIM__GRAM_BEST,
-                                               .figures = run->kinds[kind].gathered.bits[what]};
-        status = kvsim__device_check(accelerator, accelerator->table->compare_bits(accelerator->device, &job),
-                                     "comparing codes");
+        if (begin > 0) {
+            const kvsim__device_panel before = part_of(rows, 0, begin);
+            status = launch_bits(run, kind, what, &part, &before);
+        }
+        if (status == KVSIM_OK) {
+            status = launch_bits(run, kind, what, &part, &part);
+        }
+    }
+    return status;
+}
+
+static kvsim_status compare_bits(kvsim__device_run *run, int kind, const kvsim__device_panel *columns) {
+    kvsim_status status = KVSIM_OK;
+    for (uint32_t what = 0; what < KVSIM__BIT_KINDS && status == KVSIM_OK; what++) {
+        if (run->kinds[kind].gathered.bits[what] != NULL) {
+            status = compare_what(run, kind, what, columns);
+        }
     }
     return status == KVSIM_OK ? kvsim__gathered_take_bits(&run->kinds[kind].gathered, &run->pairing->figures[kind])
                               : status;
@@ -288,9 +344,8 @@ static uint32_t choose_rows(const kvsim__device_run *run, int kind, const kvsim_
     const uint64_t factor = run->kinds[kind].view->operand == KVSIM__OPERAND_SPLIT ? 3 : 1;
     const uint64_t row = (uint64_t)columns->count * run->pairing->groups[kind].elements * factor;
     const uint64_t most = run->gram_path == KVSIM__GRAM_SIMPLE ? SIMPLE_LAUNCH_PRODUCTS : LAUNCH_PRODUCTS;
-    const uint64_t rows = most / row / ROW_UNIT * ROW_UNIT;
     /* The first rows tell how good the best pairs have to be. */
-    return first || rows < ROW_UNIT ? ROW_UNIT : rows > MOST_ROWS ? MOST_ROWS : (uint32_t)rows;
+    return first ? ROW_UNIT : rows_of_launch(run, most, row);
 }
 
 static kvsim_status compare_band(kvsim__device_run *run, int kind, const kvsim__device_panel *columns, uint32_t begin,

@@ -344,12 +344,12 @@ END_TEST
 
 /* ---- where to compute ---- */
 
-enum { SLOTS = 40, ELEMENTS = N * H * D };
+enum { SLOTS = 40, MOST_SLOTS = 600, ELEMENTS = N * H * D };
 
 /* Host pages: new ones, copies and near copies, in seven sequences. */
 typedef struct page_list {
-    float elements[2][SLOTS * ELEMENTS];
-    int64_t shape[4], sequences[SLOTS], ids[SLOTS];
+    float elements[2][MOST_SLOTS * ELEMENTS];
+    int64_t shape[4], sequences[MOST_SLOTS], ids[MOST_SLOTS];
     kvsim_tensor tensors[2];
     kvsim_pages pages;
 } page_list;
@@ -402,7 +402,7 @@ static void release_pages(page_list *list) {
 /* Figures that are the same wherever they are computed. */
 typedef struct counts {
     int64_t removed[2 * 3], pairs[2 * 3], duplicates[2];
-    double cosine[2];
+    double cosine[2], hamming[2], jaccard[2];
 } counts;
 
 static counts counts_of(const kvsim_result *result) {
@@ -415,6 +415,8 @@ static counts counts_of(const kvsim_result *result) {
     for (int64_t row = 0; row < 2; row++) {
         out.duplicates[row] = get_integer(result, "groups", "exact_duplicates", row);
         out.cosine[row] = get_real(result, "groups", "cosine_mean", row);
+        out.hamming[row] = get_real(result, "groups", "mean_hamming_sign", row);
+        out.jaccard[row] = get_real(result, "groups", "mean_jaccard", row);
     }
     return out;
 }
@@ -423,7 +425,11 @@ static void compare_counts(const counts *a, const counts *b) {
     ck_assert_mem_eq(a->removed, b->removed, sizeof a->removed);
     ck_assert_mem_eq(a->pairs, b->pairs, sizeof a->pairs);
     ck_assert_mem_eq(a->duplicates, b->duplicates, sizeof a->duplicates);
-    ck_assert(fabs(a->cosine[0] - b->cosine[0]) < 2e-6 && fabs(a->cosine[1] - b->cosine[1]) < 2e-6);
+    for (int kind = 0; kind < 2; kind++) {
+        ck_assert_double_eq_tol(a->cosine[kind], b->cosine[kind], 2e-6);
+        ck_assert_double_eq(a->hamming[kind], b->hamming[kind]);
+        ck_assert_double_eq_tol(a->jaccard[kind], b->jaccard[kind], 1e-6);
+    }
 }
 
 /* Compute, and tell from the report where. */
@@ -597,6 +603,28 @@ START_TEST(little_memory_makes_panels_small_and_too_little_is_said) {
 }
 END_TEST
 
+START_TEST(panels_launches_and_lists_of_any_size_give_the_same) {
+    static const struct {
+        uint32_t panel_rows, launch_rows, list_capacity;
+    } sizes[] = {{0, 256, 0}, {512, 256, 0}, {256, 0, 1}, {0, 512, 700}, {512, 0, 64}};
+    page_list *list = make_pages(MOST_SLOTS, 11);
+    const counts expected = expected_counts(list, NULL);
+    kvsim_ctx *ctx = open_context(KVSIM_BACKEND_CUDA, NULL);
+    ck_status(ctx, kvsim_add_pages(ctx, &list->pages), KVSIM_OK);
+    counts first = {.duplicates = {0}};
+    for (size_t i = 0; i < sizeof sizes / sizeof sizes[0]; i++) {
+        ctx->accelerator.panel_rows = sizes[i].panel_rows;
+        ctx->accelerator.launch_rows = sizes[i].launch_rows;
+        ctx->accelerator.list_capacity = sizes[i].list_capacity;
+        const counts found = compute_somewhere(ctx, "twin");
+        compare_counts(&expected, &found);
+        ck_assert(i == 0 || memcmp(&first, &found, sizeof found) == 0);
+        first = found;
+    }
+    check_and_destroy(ctx);
+}
+END_TEST
+
 /* ---- exact duplicates ---- */
 
 static int32_t same_hashes(kvsim__device *device, const kvsim__device_group *group, uint64_t *hashes) {
@@ -739,7 +767,8 @@ int main(void) {
     tcase_add_test(choice, pages_on_a_lost_device_are_lost_but_the_context_is_not);
     TCase *computes = kvsim_check_case(suite, "computes");
     tcase_add_test(computes, little_memory_makes_panels_small_and_too_little_is_said);
+    tcase_add_test(computes, panels_launches_and_lists_of_any_size_give_the_same);
     tcase_add_loop_test(computes, progress_is_told_and_may_stop_a_compute, 0, 2);
     tcase_add_test(computes, operands_hold_what_they_are_chosen_for);
-    return kvsim_check_main(suite, "test_device", LAYOUTS * 3 + REFUSALS + 17);
+    return kvsim_check_main(suite, "test_device", LAYOUTS * 3 + REFUSALS + 18);
 }
