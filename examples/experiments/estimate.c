@@ -1,6 +1,7 @@
 #include "estimate.h"
 
 #include <math.h>
+#include <unistd.h>
 
 /** Bytes of text of one token, where nobody counts them: of English in usual tokenizers. */
 #define TOKEN_BYTES 4.0
@@ -18,9 +19,10 @@
  * layer and kind, by element of a pair of pages (all views, and the chance levels), by element of a page, and for a
  * run.
  */
-#define SECONDS_OF_PAIR_ELEMENT 2.5e-10
-#define SECONDS_OF_PAGE_ELEMENT 1.0e-6
+#define SECONDS_OF_PAIR_ELEMENT 4.7e-10
+#define SECONDS_OF_PAGE_ELEMENT 1.5e-7
 #define SECONDS_OF_ANALYSIS     0.3
+#define MEASURED_CORES          2.0
 
 static double member(const json_t *object, const char *name, double otherwise) {
     const json_t *value = json_object_get(object, name);
@@ -45,8 +47,9 @@ run_estimate estimate_run(const experiment *e, const json_t *plan) {
     double elements = row * (double)e->page_tokens;
     double pages = (result.prompt_tokens + result.output_tokens) / (double)e->page_tokens;
     double groups = 2.0 * layers;
-    result.analysis_seconds =
-        SECONDS_OF_ANALYSIS +
-        groups * elements * pages * (SECONDS_OF_PAIR_ELEMENT * pages / 2.0 + SECONDS_OF_PAGE_ELEMENT);
+    long cores = sysconf(_SC_NPROCESSORS_ONLN);
+    double slower = MEASURED_CORES / (double)(cores > 0 ? cores : 1);
+    double of_page = SECONDS_OF_PAIR_ELEMENT * pages / 2.0 + SECONDS_OF_PAGE_ELEMENT;
+    result.analysis_seconds = SECONDS_OF_ANALYSIS + slower * groups * elements * pages * of_page;
     return result;
 }
