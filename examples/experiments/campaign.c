@@ -348,6 +348,8 @@ int campaign_dry_run(const campaign_options *options, const experiment_list *exp
     if (result == 0) {
         campaign_work(&c, next_plan);
         status = c.stopping ? EXIT_INTERRUPTED : print_estimates(&c);
+        if (c.stopping)
+            print_error(PROGRAM, "interrupted");
     } else {
         print_error(PROGRAM, "%s", error.text);
     }
