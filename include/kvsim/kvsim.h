@@ -238,7 +238,7 @@ typedef struct kvsim_tensor {
     uint16_t dtype_lanes; /**< 1; 0 means 1 */
     uint32_t reserved;    /**< 0 */
     uint64_t byte_offset; /**< of element 0 from `data` */
-    const void *data;     /**< any alignment */
+    const void *data;     /**< any alignment in host memory; aligned to elements on a device */
     const int64_t *shape; /**< [ndim] */
     /** [ndim], counted in elements, may be negative; NULL = row-major without gaps. */
     const int64_t *strides;

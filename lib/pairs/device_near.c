@@ -113,6 +113,9 @@ static void find_errors(const kvsim__near *near, int kind, const kvsim__device_p
     const double x = norms[pair->later], y = norms[pair->earlier];
     const double distance = pair->distance * pairing->groups[kind].largest_norm;
     out[KVSIM__ERROR_PLAIN] = x > 0.0 ? distance / x : distance == 0.0 ? 0.0 : INFINITY;
+    if (x > 0.0 && y == 0.0) {
+        out[KVSIM__ERROR_PLAIN] = 1.0; /* whatever the rounding of the distance */
+    }
     for (uint32_t b = 0; b < plan->budget_count; b++) {
         if (fabs(out[KVSIM__ERROR_PLAIN] - plan->budgets[b]) <= SAME * plan->budgets[b]) {
             out[KVSIM__ERROR_PLAIN] = plan->budgets[b];

@@ -9,7 +9,7 @@ enum {
     ROW_UNIT = 256,              /* rows that panels and bands are multiples of */
     MOST_ROWS = 16384,           /* of a panel */
     FIRST_BAND = 2048,           /* rows of the first band: how many pairs are near is not known yet */
-    HOST_PAIRS = 4 << 20,        /* near pairs of a band that are wanted on the host at most */
+    HOST_PAIRS = 2 << 20,        /* near pairs of a band that are wanted on the host at most */
     LIST_PAIRS = 1 << 20,        /* pairs on a list to begin with */
     FEWEST_LISTED = 1 << 10,     /* and no fewer, however little memory there is */
     ROW_ALIGNMENT = 128,         /* bytes of packed rows are multiples of this */
