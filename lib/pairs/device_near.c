@@ -105,24 +105,32 @@ static kvsim_status sort_pairs(kvsim__near *near, kvsim__near_list *list, size_t
     return KVSIM_OK;
 }
 
-/* The errors of a listed pair. */
+/* The plain error of a listed pair. */
+static double plain_error(const kvsim__plan *plan, double x, double y, double distance) {
+    if (x > 0.0 && y == 0.0) {
+        return 1.0; /* whatever the rounding of the distance */
+    }
+    const double error = x > 0.0 ? distance / x : distance == 0.0 ? 0.0 : INFINITY;
+    for (uint32_t b = 0; b < plan->budget_count; b++) {
+        if (fabs(error - plan->budgets[b]) <= SAME * plan->budgets[b]) {
+            return plan->budgets[b];
+        }
+    }
+    return error;
+}
+
+/* The errors of a listed pair that are asked for. */
 static void find_errors(const kvsim__near *near, int kind, const kvsim__device_pair *pair, double out[KVSIM__ERRORS]) {
     const kvsim__pairing *pairing = near->pairing;
     const kvsim__plan *plan = pairing->plan;
     const double *norms = near->kinds[kind].norms;
     const double x = norms[pair->later], y = norms[pair->earlier];
     const double distance = pair->distance * pairing->groups[kind].largest_norm;
-    out[KVSIM__ERROR_PLAIN] = x > 0.0 ? distance / x : distance == 0.0 ? 0.0 : INFINITY;
-    if (x > 0.0 && y == 0.0) {
-        out[KVSIM__ERROR_PLAIN] = 1.0; /* whatever the rounding of the distance */
+    out[KVSIM__ERROR_PLAIN] = plain_error(plan, x, y, distance);
+    if (near->measures > 1) {
+        out[KVSIM__ERROR_SCALED] = x > 0.0 ? sqrt(1.0 - pair->cosine * pair->cosine) : out[KVSIM__ERROR_PLAIN];
+        out[KVSIM__ERROR_PACKING] = x + y > 0.0 ? distance / (x + y) : 0.0;
     }
-    for (uint32_t b = 0; b < plan->budget_count; b++) {
-        if (fabs(out[KVSIM__ERROR_PLAIN] - plan->budgets[b]) <= SAME * plan->budgets[b]) {
-            out[KVSIM__ERROR_PLAIN] = plan->budgets[b];
-        }
-    }
-    out[KVSIM__ERROR_SCALED] = x > 0.0 ? sqrt(1.0 - pair->cosine * pair->cosine) : out[KVSIM__ERROR_PLAIN];
-    out[KVSIM__ERROR_PACKING] = x + y > 0.0 ? distance / (x + y) : 0.0;
     if (plan->different_sequences && pairing->places.sequence[pair->later] == pairing->places.sequence[pair->earlier]) {
         out[KVSIM__ERROR_PLAIN] = out[KVSIM__ERROR_SCALED] = INFINITY;
     }
