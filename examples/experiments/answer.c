@@ -198,11 +198,15 @@ static void say_others(sentence *to, const json_t *experiments, const json_t *di
     figure of_most = figure_at(most, "headline/saved_share/both"),
            of_least = figure_at(least, "headline/saved_share/both");
     phrase share = percent_with_interval(&of_most), other = percent_with_interval(&of_least);
-    say(to,
-        "over all experiments, %s could save the most, %s, and %s the least, %s; of %zu pairs of experiments %zu "
-        "differ "
-        "by more than noise in what could be saved, and %zu in pages alike beyond chance.",
-        first.text, share.text, last.text, other.text, pairs, different[0], different[1]);
+    say(to, "over all experiments, %s could save the most, %s, and %s the least, %s; ", first.text, share.text,
+        last.text, other.text);
+    if (pairs > 1)
+        say(to,
+            "of %zu pairs of experiments %zu differ by more than noise in what could be saved, and %zu in pages alike "
+            "beyond chance.",
+            pairs, different[0], different[1]);
+    else
+        say(to, "that is their only comparison.");
 }
 
 json_t *patterns_answer(const json_t *experiments, const json_t *differences) {

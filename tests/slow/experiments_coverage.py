@@ -5,10 +5,12 @@ usage: experiments_coverage.py KVSIM_EXPERIMENTS [SEEDS [REPEATS [PROMPTS]]]    
 
 Every experiment is a command that leaves a cache of independent normal numbers: there are no copies, nothing can be
 saved, and pages are alike by chance alone, which at pages of six elements happens to about one page in eight. So the
-excess over chance is 0, and so is the difference of any two experiments. Two models of what a prompt brings:
+excess over chance is 0, and so is the difference of any two experiments. Three models of what a prompt brings:
 
 - independent: every sequence of every repeat is drawn anew;
-- shared: the repeats of a prompt have the same cache. Who takes them for independent gets intervals that are too narrow.
+- shared: the repeats of a prompt have the same cache. Who takes them for independent gets intervals that are too narrow;
+- effects: every prompt has a direction that its pages lean to, prompts more or less strongly, and every repeat of it
+  another one, half as strong. Pages are then alike beyond chance; the truth is the mean over all seeds.
 
 Minutes long, so it is run by name. The last line is `experiments_coverage: N passed, N failed, N skipped`. At least 95 of
 100 intervals must hold 0, less what so few seeds leave open; nor may they be right because they are wide. Random pages
@@ -35,29 +37,38 @@ from analyze_harness import dump_file  # noqa: E402
 PAGE_TOKENS, SIZE, PAGES = 3, 2, 8  # a page is 3 x 2 elements: chance makes some alike
 
 
-def dump(seed_of_sequence, prompts):
-    values = [np.random.default_rng(seed_of_sequence(s)).standard_normal((2, PAGES * PAGE_TOKENS * SIZE))
-              for s in range(prompts)]
+def sequence(number, part, s, model):
+    if model != "effects":
+        return np.random.default_rng((number, part, s, model == "shared")).standard_normal((2, PAGES, PAGE_TOKENS * SIZE))
+    prompt, repeat = (np.random.default_rng((number, s, other, 2)) for other in (0, part + 1))
+    strength = prompt.uniform(0.3, 1.8)
+    lean = strength * (prompt.standard_normal((2, 1, PAGE_TOKENS * SIZE))
+                       + 0.5 * repeat.standard_normal((2, 1, PAGE_TOKENS * SIZE)))
+    return lean + repeat.standard_normal((2, PAGES, PAGE_TOKENS * SIZE))
+
+
+def dump(number, part, model, prompts):
+    values = [sequence(number, part, s, model).reshape(2, -1) for s in range(prompts)]
     return dump_file([PAGES * PAGE_TOKENS] * prompts, heads=1, size=SIZE, page_tokens=PAGE_TOKENS,
                      value=lambda s, layer, kind, i: values[s][int(kind == "value"), i],
                      metadata={"prompts": json.dumps([str(s) for s in range(prompts)])})
 
 
-def experiment(work, number, shared, repeats, prompts):
+def experiment(work, number, model, repeats, prompts):
     first = 1000 * number
     for repeat in range(repeats):
-        part = 0 if shared else repeat
+        part = 0 if model == "shared" else repeat
         path = work / f"{first + repeat}.safetensors"
-        path.write_bytes(dump(lambda s: (number, part, s, int(shared)), prompts))
+        path.write_bytes(dump(number, part, model, prompts))
     return {"name": f"random{number}", "prompts": [f"{number} {s}" for s in range(prompts)], "repeats": repeats,
             "seed": first, "engine": "command", "page_tokens": PAGE_TOKENS, "max_tokens": 1,
             "engine_command": f"cp '{work}'/$KVSIM_SEED.safetensors $KVSIM_OUTPUT_DIR/dump.safetensors"}
 
 
-def run(program, seeds, shared, repeats, prompts):
+def run(program, seeds, model, repeats, prompts):
     with tempfile.TemporaryDirectory() as folder:
         work = pathlib.Path(folder)
-        experiments = [experiment(work, number, shared, repeats, prompts) for number in range(seeds)]
+        experiments = [experiment(work, number, model, repeats, prompts) for number in range(seeds)]
         (work / "experiments.json").write_text(json.dumps(experiments))
         # In pieces of 10, since every pair of a piece is compared.
         reports = []
@@ -69,8 +80,8 @@ def run(program, seeds, shared, repeats, prompts):
         return reports
 
 
-def holds_zero(low, high):
-    return low is not None and low <= 0 <= high
+def holds(row, truth):
+    return row["low"] is not None and row["low"] <= truth <= row["high"]
 
 
 def main():
@@ -84,26 +95,31 @@ def main():
         print(("passed: " if good else "failed: ") + text, flush=True)
         passed, failed = passed + bool(good), failed + (not good)
 
-    def check_coverage(rows, mean, text):
-        """`rows` have the ends `low` and `high`; `mean` names their figure, whose truth is 0."""
-        total, held = len(rows), sum(holds_zero(row["low"], row["high"]) for row in rows)
+    def check_coverage(rows, mean, text, truth=0.0):
+        """`rows` have the ends `low` and `high`; `mean` names their figure."""
+        total, held = len(rows), sum(holds(row, truth) for row in rows)
         least = 0.95 * total - 2.3 * math.sqrt(0.0475 * total)
-        check(held >= least, f"{text}: {held} of {total} intervals hold 0 (at least {least:.0f})")
+        check(held >= least, f"{text}: {held} of {total} intervals hold {truth:.4f} (at least {least:.0f})")
         width = np.mean([row["high"] - row["low"] for row in rows if row["low"] is not None])
         scatter = 2 * 1.96 * np.std([row[mean] for row in rows], ddof=1)
-        check(width <= 1.75 * scatter, f"{text}: mean {np.mean([row[mean] for row in rows]):.5f}, mean width {width:.4f}, "
-                                      f"{width / scatter:.2f} times what their scatter says")
+        check(width <= 1.75 * scatter, f"{text}: mean {np.mean([row[mean] for row in rows]):.5f}, mean width "
+                                         f"{width:.4f}, {width / scatter:.2f} times what their scatter says")
 
-    for shared in (False, True):
-        model = "shared" if shared else "independent"
-        reports = run(sys.argv[1], seeds, shared, repeats, prompts)
+    for model in ("independent", "shared", "effects"):
+        reports = run(sys.argv[1], seeds, model, repeats, prompts)
         rows = [row for report in reports for row in report["experiments"]]
         copies = sum(row["headline"][metric]["both"]["mean"] for row in rows for metric in ("exact_share", "saved_share"))
         check(len(rows) == seeds and copies == 0, f"{model}: {len(rows)} experiments, copies and savings {copies}")
-        shares = [row["headline"]["alike_share"]["both"]["mean"] for row in rows]
-        check(0.05 < np.mean(shares) < 0.6, f"{model}: {np.mean(shares):.3f} of the pages are alike by chance")
-        for kind in ("key", "value", "both"):
-            check_coverage([row["headline"]["alike_excess"][kind] for row in rows], "mean", f"{model}, excess of {kind}")
+        if model == "effects":
+            for metric in ("alike_share", "alike_excess"):
+                found = [row["headline"][metric]["both"] for row in rows]
+                check_coverage(found, "mean", f"{model}, {metric}", np.mean([row["mean"] for row in found]))
+        else:
+            shares = [row["headline"]["alike_share"]["both"]["mean"] for row in rows]
+            check(0.05 < np.mean(shares) < 0.6, f"{model}: {np.mean(shares):.3f} of the pages are alike by chance")
+            for kind in ("key", "value", "both"):
+                check_coverage([row["headline"]["alike_excess"][kind] for row in rows], "mean",
+                               f"{model}, excess of {kind}")
         # Each experiment in one difference only, so that they are independent of each other.
         differences = [row for report in reports for row in report["differences"]
                        if row["metric"] == "alike_excess" and row["kind"] == "both" and "layer" not in row
