@@ -9,6 +9,11 @@ install(TARGETS kvsim kvsim_static EXPORT kvsimTargets
     LIBRARY DESTINATION "${CMAKE_INSTALL_LIBDIR}")
 install(FILES ${KVSIM_PUBLIC_HEADERS} DESTINATION "${CMAKE_INSTALL_INCLUDEDIR}/kvsim")
 
+if(TARGET kvsim_cuda)
+    install(TARGETS kvsim_cuda LIBRARY DESTINATION "${CMAKE_INSTALL_LIBDIR}/kvsim")
+    install(TARGETS kvsim_cuda_static ARCHIVE DESTINATION "${CMAKE_INSTALL_LIBDIR}")
+endif()
+
 install(EXPORT kvsimTargets NAMESPACE kvsim:: DESTINATION "${KVSIM_PACKAGE_DIR}")
 configure_package_config_file(cmake/kvsimConfig.cmake.in "${PROJECT_BINARY_DIR}/kvsimConfig.cmake"
     INSTALL_DESTINATION "${KVSIM_PACKAGE_DIR}"

@@ -44,8 +44,10 @@ compile_library() {
         cc -std=c11 -O2 -ffp-contract=off "${include[@]}" '-DKVSIM__BACKEND_FOLDER="/nowhere"' \
             -c "$source" -o "$build/lib_$(name_of "$source").o" &
     done
-    for source in unit/test_device_compute unit/kvsim_check gpu/engine_memory; do
-        cc -std=c11 -O2 -D_GNU_SOURCE= '-DKVSIM_TEST_NAME="test_cuda_compute"' '-DKVSIM_TEST_DEFAULT_DATA="/nowhere"' \
+    nvcc -x c -O2 -D_GNU_SOURCE= '-DKVSIM_TEST_NAME="test_cuda_compute"' -I"$root/include" \
+        -c "$root/tests/gpu/engine_memory.c" -o "$build/test_engine_memory.o" &
+    for source in unit/test_device_compute unit/kvsim_check; do
+        cc -std=c11 -O2 -D_GNU_SOURCE= '-DKVSIM_TEST_DEFAULT_DATA="/nowhere"' \
             "-DKVSIM_TEST_SOURCE=\"$root\"" "${include[@]}" -I"$root/tests/unit" \
             -c "$root/tests/$source.c" -o "$build/test_$(name_of "$source").o" &
     done
