@@ -14,9 +14,6 @@
 #include <string.h>
 #include <unistd.h>
 
-/** Estimated seconds of the comparison between experiments and of the report. */
-#define ENDING_SECONDS 6.0
-
 static int open_item(campaign_item *item, const experiment *e, error_text *error) {
     item->e = e;
     item->hashes = calloc((size_t)e->repeats, sizeof *item->hashes);
@@ -146,16 +143,29 @@ static void find_results(campaign *c) {
     }
 }
 
+/** Estimated seconds of the comparison between the experiments that have not failed. */
+static double estimate_comparison(const campaign *c) {
+    run_estimate *runs = calloc(c->count, sizeof *runs);
+    size_t count = 0;
+    for (size_t i = 0; runs != NULL && i < c->count; i++)
+        if (c->items[i].failure == NULL)
+            runs[count++] = c->items[i].estimate;
+    double seconds = estimate_between(runs, count);
+    free(runs);
+    return seconds;
+}
+
 /** Add up what is to be done, for the progress. */
 static void weigh_work(campaign *c) {
     c->work_done = 0.0;
-    c->work_total = ENDING_SECONDS;
+    c->between_seconds = estimate_comparison(c);
+    c->work_total = c->between_seconds + PICTURE_SECONDS;
     for (size_t i = 0; i < c->count; i++) {
         const campaign_item *item = &c->items[i];
         int64_t runs = item->failure == NULL ? item->e->repeats - item_complete_runs(item) : 0;
         c->work_total += (double)runs * (item->estimate.generation_seconds + item->estimate.analysis_seconds);
         if (item->failure == NULL && item->results != WORK_DONE)
-            c->work_total += 2.0;
+            c->work_total += PICTURE_SECONDS;
     }
 }
 
@@ -309,7 +319,7 @@ static double print_estimate(const campaign_item *item) {
 }
 
 static int print_estimates(const campaign *c) {
-    double total = ENDING_SECONDS, dumps = 0.0;
+    double total = estimate_comparison(c) + PICTURE_SECONDS, dumps = 0.0;
     char seconds[32], bytes[64];
     size_t failed = 0;
     for (size_t i = 0; i < c->count; i++) {
@@ -317,7 +327,7 @@ static int print_estimates(const campaign *c) {
             failed++;
             continue;
         }
-        total += print_estimate(&c->items[i]) / (double)c->options->jobs + 2.0;
+        total += print_estimate(&c->items[i]) / (double)c->options->jobs + PICTURE_SECONDS;
         dumps += isfinite(c->items[i].estimate.kv_bytes) ? c->items[i].estimate.kv_bytes : 0.0;
     }
     format_seconds(seconds, sizeof seconds, total);

@@ -18,6 +18,9 @@
 /** Folder of .runs for what is about all experiments; none of them can have such a name. */
 #define ALL_FOLDER ".all"
 
+/** Estimated seconds of work that draws pictures: the results of one experiment, and the report. */
+#define PICTURE_SECONDS 2.0
+
 /** How far something is. */
 typedef enum work_state { WORK_WAITING, WORK_STARTED, WORK_DONE } work_state;
 
@@ -41,17 +44,18 @@ typedef struct campaign {
     const campaign_options *options;
     campaign_item *items; /**< [count] */
     size_t count;
-    store *store;        /**< NULL in a dry run */
-    path_text plans;     /**< folder of plans of a dry run */
-    task **tasks;        /**< [options->jobs] those that are at work; NULL: a free place */
-    progress *display;   /**< NULL: nothing is shown */
-    bool stopping;       /**< asked to stop: nothing more is started */
-    work_state between;  /**< the comparison between experiments */
-    work_state final;    /**< report.html and final_report.json */
-    char *between_stamp; /**< what the comparison is made from; NULL: there is nothing to compare */
-    double work_done;    /**< estimated seconds of what is finished */
-    double work_total;   /**< estimated seconds of everything that was to be done */
-    char *failure;       /**< why there is no final report; NULL: there is no reason */
+    store *store;           /**< NULL in a dry run */
+    path_text plans;        /**< folder of plans of a dry run */
+    task **tasks;           /**< [options->jobs] those that are at work; NULL: a free place */
+    progress *display;      /**< NULL: nothing is shown */
+    bool stopping;          /**< asked to stop: nothing more is started */
+    work_state between;     /**< the comparison between experiments */
+    work_state final;       /**< report.html and final_report.json */
+    char *between_stamp;    /**< what the comparison is made from; NULL: there is nothing to compare */
+    double between_seconds; /**< estimated */
+    double work_done;       /**< estimated seconds of what is finished */
+    double work_total;      /**< estimated seconds of everything that was to be done */
+    char *failure;          /**< why there is no final report; NULL: there is no reason */
 } campaign;
 
 /** Runs of an experiment that are complete. */

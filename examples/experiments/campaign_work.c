@@ -14,9 +14,8 @@
 #include <time.h>
 #include <unistd.h>
 
-/** Estimated seconds of what is not estimated by size. */
-#define RESULTS_SECONDS 2.0
-#define PLAIN_SECONDS   0.3
+/** Estimated seconds of a plan. */
+#define PLAN_SECONDS 0.3
 
 /** Longest wait for something to happen. */
 #define WAIT_MILLISECONDS 50
@@ -393,7 +392,10 @@ static double estimate_of(const campaign *c, const task *t) {
     const run_estimate *estimate = &c->items[t->item].estimate;
     if (strcmp(t->kind, WORKER_RUN) == 0)
         return estimate->generation_seconds + estimate->analysis_seconds;
-    return strcmp(t->kind, WORKER_RESULTS) == 0 ? RESULTS_SECONDS : PLAIN_SECONDS;
+    if (strcmp(t->kind, WORKER_BETWEEN) == 0)
+        return c->between_seconds;
+    bool pictures = strcmp(t->kind, WORKER_RESULTS) == 0 || strcmp(t->kind, WORKER_FINAL) == 0;
+    return pictures ? PICTURE_SECONDS : PLAN_SECONDS;
 }
 
 /** Take a piece of work back that was not done. */

@@ -19,10 +19,17 @@
  * layer and kind, by element of a pair of pages (all views, and the chance levels), by element of a page, and for a
  * run.
  */
-#define SECONDS_OF_PAIR_ELEMENT 4.7e-10
-#define SECONDS_OF_PAGE_ELEMENT 1.5e-7
-#define SECONDS_OF_ANALYSIS     0.3
-#define MEASURED_CORES          2.0
+#define SECONDS_OF_PAIR_ELEMENT    4.7e-10
+#define SECONDS_OF_PAGE_ELEMENT    1.5e-7
+#define SECONDS_OF_BETWEEN_ELEMENT 3.4e-10
+#define SECONDS_OF_ANALYSIS        0.3
+#define MEASURED_CORES             2.0
+
+/** How much longer a measured second of the analysis takes here. */
+static double slowness(void) {
+    long cores = sysconf(_SC_NPROCESSORS_ONLN);
+    return MEASURED_CORES / (double)(cores > 0 ? cores : 1);
+}
 
 static double member(const json_t *object, const char *name, double otherwise) {
     const json_t *value = json_object_get(object, name);
@@ -44,12 +51,18 @@ run_estimate estimate_run(const experiment *e, const json_t *plan) {
     result.generation_seconds = result.prompt_tokens / prefill + result.output_tokens / decode;
     double layers = member(model, "layers", GUESSED_LAYERS);
     double row = model == NULL ? GUESSED_ROW_ELEMENTS : member(model, "kv_heads", 1.0) * member(model, "head_dim", 1.0);
-    double elements = row * (double)e->page_tokens;
-    double pages = (result.prompt_tokens + result.output_tokens) / (double)e->page_tokens;
-    double groups = 2.0 * layers;
-    long cores = sysconf(_SC_NPROCESSORS_ONLN);
-    double slower = MEASURED_CORES / (double)(cores > 0 ? cores : 1);
-    double of_page = SECONDS_OF_PAIR_ELEMENT * pages / 2.0 + SECONDS_OF_PAGE_ELEMENT;
-    result.analysis_seconds = SECONDS_OF_ANALYSIS + slower * groups * elements * pages * of_page;
+    result.pages = (result.prompt_tokens + result.output_tokens) / (double)e->page_tokens;
+    result.page_elements = 2.0 * layers * row * (double)e->page_tokens * result.pages;
+    double of_element = SECONDS_OF_PAIR_ELEMENT * result.pages / 2.0 + SECONDS_OF_PAGE_ELEMENT;
+    result.analysis_seconds = SECONDS_OF_ANALYSIS + slowness() * result.page_elements * of_element;
     return result;
+}
+
+double estimate_between(const run_estimate *runs, size_t count) {
+    double pages = 0.0, elements = 0.0;
+    for (size_t i = 0; i < count; i++) {
+        pages += runs[i].pages;
+        elements += runs[i].page_elements;
+    }
+    return count < 2 ? 0.0 : slowness() * SECONDS_OF_BETWEEN_ELEMENT * elements * pages / 2.0;
 }
