@@ -5,8 +5,7 @@
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
-
-#include "schedule.h"
+#include <ctime>
 
 enum { STAGING_BYTES = 8 << 20, OLDEST_ARCHITECTURE = 80 };
 
@@ -368,13 +367,35 @@ int32_t device_block(kvsim__device *device, size_t bytes, void **out) {
     return KVSIM_OK;
 }
 
-/* Each entry of the table that computes: refuse on a lost device, be on the right device. */
+static double seconds_now() {
+    struct timespec time;
+    (void)clock_gettime(CLOCK_MONOTONIC, &time);
+    return (double)time.tv_sec + 1e-9 * (double)time.tv_nsec;
+}
+
+/* After work that began to be queued at `start`: leave the device to the host for its share of the time. */
+static int32_t leave_share(kvsim__device *device, int32_t status, double start) {
+    if (status != KVSIM_OK || device->duty_percent >= 100) {
+        return status;
+    }
+    status = device_check(device, cudaStreamSynchronize(device->stream), "waiting for its work");
+    const double busy = seconds_now() - start;
+    const double idle = busy * (100.0 - device->duty_percent) / device->duty_percent;
+    struct timespec rest;
+    rest.tv_sec = (time_t)idle;
+    rest.tv_nsec = (long)(1e9 * (idle - (double)rest.tv_sec));
+    (void)nanosleep(&rest, NULL); /* a signal may cut it short */
+    return status;
+}
+
+/* Each entry of the table that computes: refuse on a lost device, be on the right device, keep to the duty cycle. */
 #define ON_DEVICE(call)                                                                                                \
     if (device->lost != 0) {                                                                                           \
         return device->lost;                                                                                           \
     }                                                                                                                  \
     on_device here(device);                                                                                            \
-    return call
+    const double start = seconds_now();                                                                                \
+    return leave_share(device, call, start)
 
 static int32_t table_classify(kvsim__device *device, const kvsim__device_group *group, const int32_t *fills,
                               uint8_t *finite) {
